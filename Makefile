@@ -1,0 +1,61 @@
+# Verbs for people and for CI. Everything runs inside .venv, which `make setup` makes.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PROTOS := $(wildcard protos/clozerec/v1/*.proto)
+SITE    = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo proto proto-check fmt lint types test test-all bench clean
+
+help:            ## What can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
+
+setup: $(VENV)/.installed  ## Install everything, pinned, into .venv
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (about two minutes the first time) …"
+	@echo "Installing into $(VENV), about two minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup      ## Train on MovieLens-100K, serve, ask each kind of query
+	$(BIN)/clozerec demo
+
+proto: setup     ## Regenerate protos/**/*_pb2*
+	$(BIN)/python -m grpc_tools.protoc -I protos -I $(SITE) --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=protos --pyi_out=protos --grpc_python_out=protos --mypy_grpc_out=protos $(PROTOS)
+
+proto-check: setup  ## Lint the protos; fail if the generated code is stale or a change breaks callers
+	@mkdir -p build && rm -rf build/protos && mkdir -p build/protos
+	$(BIN)/python -m grpc_tools.protoc -I protos -I $(SITE) --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=build/protos --pyi_out=build/protos --grpc_python_out=build/protos --mypy_grpc_out=build/protos \
+	  --include_imports --include_source_info --descriptor_set_out=build/clozerec.binpb $(PROTOS)
+	@for made in build/protos/clozerec/v1/*; do cmp "$$made" "protos/clozerec/v1/$$(basename $$made)" \
+	  || { echo "generated code is stale: run make proto"; exit 1; }; done
+	$(BIN)/buf lint build/clozerec.binpb --path clozerec
+	$(BIN)/buf breaking build/clozerec.binpb --path clozerec --against tests/contract/clozerec-v1.binpb
+
+fmt: setup       ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: setup proto-check  ## ruff, import contracts, protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+types: setup     ## mypy strict
+	$(BIN)/mypy
+
+test: setup      ## Every test that CI runs
+	$(BIN)/pytest
+
+test-all: lint types test  ## What CI runs
+
+bench: setup     ## Benchmarks; each prints ratios against a named reference
+	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:           ## Remove what was made, the demo's data and bundles included
+	rm -rf build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
