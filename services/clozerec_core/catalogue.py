@@ -1,0 +1,205 @@
+"""The catalogue: external item ids and dense rows, typed metadata, and the rows that stand for no item.
+
+A row is the position of an item in one catalogue version: in `catalogue.parquet`, in `vectors.npy` and in the index
+alike. Item rows come first; the padding row and the mask row follow them and exist only inside the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from clozerec_core.predicate import Cell, is_missing
+
+META_PREFIX = "meta."
+"""Metadata columns bear it in filters and in `catalogue.parquet`, so that no name of theirs can clash."""
+
+TEXT_SEPARATOR = ". "
+LIST_SEPARATOR = ", "
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Json = str | bool | int | float | list[str] | None
+"""A metadata value as callers see it: datetimes are RFC 3339 text, missing values null."""
+
+
+class ColumnType(Enum):
+    """The type of a metadata column; the values are the words of the manifest and of error messages."""
+
+    STRING = "string"
+    BOOL = "bool"
+    INTEGER = "integer"
+    FLOAT = "float"
+    DATETIME = "datetime"
+    STRING_LIST = "list of string"
+
+
+POLARS_TYPES: Mapping[ColumnType, pl.DataType] = {
+    ColumnType.STRING: pl.String(),
+    ColumnType.BOOL: pl.Boolean(),
+    ColumnType.INTEGER: pl.Int64(),
+    ColumnType.FLOAT: pl.Float64(),
+    ColumnType.DATETIME: pl.Datetime("us", "UTC"),
+    ColumnType.STRING_LIST: pl.List(pl.String()),
+}
+
+Schema = Mapping[str, ColumnType]
+"""Metadata columns by name, without prefix, in the order of the items table."""
+
+
+@dataclass(frozen=True)
+class SpecialRows:
+    """Rows after the items', for positions of a sequence that hold no item."""
+
+    num_items: int
+
+    @property
+    def pad(self) -> int:
+        """Fills a sequence on the left."""
+        return self.num_items
+
+    @property
+    def mask(self) -> int:
+        """The position whose item is asked for."""
+        return self.num_items + 1
+
+    @property
+    def num_rows(self) -> int:
+        """Items, padding and mask."""
+        return self.num_items + 2
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items with ids, names to show, and typed metadata, in row order.
+
+    `frame` holds the metadata columns only, cast to the types of `schema`.
+    """
+
+    item_ids: Sequence[str]
+    display_names: Sequence[str]
+    frame: pl.DataFrame
+    schema: Schema
+    _rows: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        assert len(rows) == len(self.item_ids), "item ids are unique"
+        assert self.frame.width == 0 or self.frame.height == len(self.item_ids), "one row an item"
+        object.__setattr__(self, "_rows", rows)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def special_rows(self) -> SpecialRows:
+        return SpecialRows(len(self))
+
+    def row_of(self, item_id: str) -> int | None:
+        """The item's row, or None where the catalogue does not know it."""
+        return self._rows.get(item_id)
+
+    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
+        """Rows of the known ones among the ids."""
+        return [row for item_id in item_ids if (row := self._rows.get(item_id)) is not None]
+
+    def cells(self, row: int) -> dict[str, Cell]:
+        """The item's metadata as predicates read it: datetimes as microseconds, lists as tuples."""
+        return {name: values[row] for name, values in self.columns.items()}
+
+    def metadata(self, row: int, fields: Iterable[str] = ()) -> dict[str, Json]:
+        """The item's metadata as callers see it; the named columns, or all of them."""
+        return {name: _to_json(self.columns[name][row], self.schema[name]) for name in (fields or self.schema)}
+
+    @cached_property
+    def columns(self) -> dict[str, list[Cell]]:
+        """Every column as a list of cells in row order."""
+        return {name: _cells(self.frame.get_column(name), kind) for name, kind in self.schema.items()}
+
+    def to_parquet_frame(self) -> pl.DataFrame:
+        """What `catalogue.parquet` holds: `item_id`, `display_name`, then `meta.<column>` for each column."""
+        names = pl.DataFrame({"item_id": list(self.item_ids), "display_name": list(self.display_names)})
+        return names.hstack([column.alias(META_PREFIX + column.name) for column in self.frame.get_columns()])
+
+    @classmethod
+    def from_parquet_frame(cls, table: pl.DataFrame, schema: Schema) -> Catalogue:
+        """The inverse of `to_parquet_frame`, with the manifest's schema."""
+        frame = table.select(pl.col(META_PREFIX + name).alias(name) for name in schema)
+        return cls(table["item_id"].to_list(), table["display_name"].to_list(), frame, schema)
+
+
+def item_text(metadata: Mapping[str, Cell | Json], columns: Iterable[str]) -> str:
+    """The text of an item that the text engine embeds: the values of the columns, in their order, as sentences.
+
+    Lists are joined by commas; missing and empty values are left out. No value at all gives the empty text.
+    """
+    parts = []
+    for name in columns:
+        value = metadata.get(name)
+        if isinstance(value, list | tuple):
+            text = LIST_SEPARATOR.join(value)
+        else:
+            text = "" if is_missing(value) else str(value)
+        if text.strip():
+            parts.append(text.strip())
+    return TEXT_SEPARATOR.join(parts)
+
+
+def column_type(dtype: pl.DataType) -> ColumnType | None:
+    """The metadata type that a column of a table becomes; None where there is none for it."""
+    if dtype.is_integer():
+        return ColumnType.INTEGER
+    if dtype.is_float() or dtype.is_decimal():
+        return ColumnType.FLOAT
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return ColumnType.STRING
+    if dtype == pl.Boolean:
+        return ColumnType.BOOL
+    if dtype in (pl.Date, pl.Datetime):
+        return ColumnType.DATETIME
+    if dtype == pl.List(pl.String):
+        return ColumnType.STRING_LIST
+    return None
+
+
+def _cells(column: pl.Series, kind: ColumnType) -> list[Cell]:
+    match kind:
+        case ColumnType.DATETIME:
+            return column.to_physical().to_list()
+        case ColumnType.STRING_LIST:
+            # A null among the members is no member: nothing could ask for it.
+            return [
+                None if members is None else tuple(member for member in members if member is not None)
+                for members in column.to_list()
+            ]
+        case _:
+            return column.to_list()
+
+
+def _to_json(cell: Cell, kind: ColumnType) -> Json:
+    if isinstance(cell, tuple):
+        return list(cell)
+    if isinstance(cell, float) and not math.isfinite(cell):
+        return None  # filters see an infinity, but JSON has no word for it
+    if kind is ColumnType.DATETIME and isinstance(cell, int):
+        return rfc3339(cell)
+    return cell
+
+
+def rfc3339(datetime_us: int) -> str:
+    """Microseconds since the epoch as RFC 3339 in UTC, with a fraction only where there is one.
+
+    Years that RFC 3339 cannot write, before 1 or after 9999, come in ISO 8601's longer form.
+    """
+    try:
+        moment = EPOCH + timedelta(microseconds=datetime_us)
+    except OverflowError:
+        return f"{np.datetime64(datetime_us, 'us')}Z"
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,130 @@
+"""The error tree: what can go wrong, in the domain's words, and the gRPC status that each kind leaves with.
+
+    ClozerecError                 INTERNAL
+    ├── BadRequest                INVALID_ARGUMENT
+    ├── UnknownItem               NOT_FOUND
+    ├── BundleMismatch            FAILED_PRECONDITION
+    ├── NoTextEngine              FAILED_PRECONDITION
+    ├── NotReady                  UNAVAILABLE
+    ├── DeadlineExceeded          DEADLINE_EXCEEDED
+    ├── NotImplementedYet         UNIMPLEMENTED
+    ├── BadBundle                 FAILED_PRECONDITION   a file of the bundle is missing, damaged or too new
+    └── UsageError                INVALID_ARGUMENT      the command line: payload, data, paths (exit code 2)
+
+Raised where the fault is known; `rpc_errors.py` maps the tree to google.rpc.Status in one place. A message tells the
+caller what to change and never holds inner text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request that is wrong."""
+
+    field: str
+    """Path of the field, such as `filters.meta.brand` or `session_items[2]`."""
+    description: str
+    """What is wrong and what would be right."""
+
+
+class ClozerecError(Exception):
+    """Base of everything this project raises on purpose."""
+
+    status: grpc.StatusCode = grpc.StatusCode.INTERNAL
+    reason: str = "INTERNAL"
+    """`google.rpc.ErrorInfo.reason`: upper snake case, stable."""
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class BadRequest(ClozerecError):
+    """The request is wrong, whatever the state of the service."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "BAD_REQUEST"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        assert violations, "a bad request names at least one field"
+        self.violations = tuple(violations)
+        super().__init__("; ".join(f"{each.field}: {each.description}" for each in self.violations))
+
+    @classmethod
+    def of(cls, field: str, description: str) -> BadRequest:
+        """A bad request with one violation."""
+        return cls([Violation(field, description)])
+
+
+class UnknownItem(ClozerecError):
+    """The query's item is in no catalogue, and no text says what it is."""
+
+    status = grpc.StatusCode.NOT_FOUND
+    reason = "UNKNOWN_ITEM"
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f'item "{item_id}" is unknown; send item_text to be answered by its text')
+
+
+class BundleMismatch(ClozerecError):
+    """The request means another bundle than those that are loaded."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "BUNDLE_NOT_LOADED"
+
+    def __init__(self, wanted: str, loaded: str) -> None:
+        super().__init__(f'bundle "{wanted}" is not loaded; the current one is "{loaded}"')
+
+
+class NoTextEngine(ClozerecError):
+    """Text was sent for a bundle that was trained without metadata columns."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "NO_TEXT_ENGINE"
+
+    def __init__(self) -> None:
+        super().__init__("this bundle has no text engine; train with metadata_columns to have one")
+
+
+class NotReady(ClozerecError):
+    """Still loading, or what the answer needs is gone."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "UNAVAILABLE"
+
+
+class DeadlineExceeded(ClozerecError):
+    """The caller's time is up."""
+
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class NotImplementedYet(ClozerecError):
+    """Part of the API that this version does not answer."""
+
+    status = grpc.StatusCode.UNIMPLEMENTED
+    reason = "UNIMPLEMENTED"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is not implemented in this version")
+
+
+class BadBundle(ClozerecError):
+    """A bundle cannot be opened; the message names the file."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "BAD_BUNDLE"
+
+
+class UsageError(ClozerecError):
+    """A payload, data file, path or option that the person at the command line has to change."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "BAD_USAGE"

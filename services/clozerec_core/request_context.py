@@ -1,0 +1,62 @@
+"""What travels with a request through all services: its id, its trace context, and the time it has left."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import structlog
+
+REQUEST_ID_KEY = "x-request-id"
+TRACEPARENT_KEY = "traceparent"
+_USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """One request, as this process sees it."""
+
+    request_id: str
+    traceparent: str | None
+    """W3C trace context, passed on as it came."""
+    deadline: float | None
+    """On the monotonic clock, in seconds; None: the caller set none."""
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline, 0 when it has passed; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def outgoing_metadata(self) -> tuple[tuple[str, str], ...]:
+        """gRPC metadata for calls that this request causes."""
+        own = ((REQUEST_ID_KEY, self.request_id),)
+        return own if self.traceparent is None else (*own, (TRACEPARENT_KEY, self.traceparent))
+
+
+_current: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
+
+
+def current_request() -> RequestContext:
+    """The request that this task works for; a fresh one outside of any."""
+    return _current.get() or RequestContext(uuid.uuid4().hex, None, None)
+
+
+@contextmanager
+def handling(metadata: Mapping[str, str], timeout_s: float | None) -> Iterator[RequestContext]:
+    """Work for one request: take over its id (or make one) and its deadline, and put the id into every log line."""
+    given = metadata.get(REQUEST_ID_KEY, "")
+    request = RequestContext(
+        request_id=given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex,
+        traceparent=metadata.get(TRACEPARENT_KEY),
+        deadline=None if timeout_s is None else time.monotonic() + timeout_s,
+    )
+    token = _current.set(request)
+    try:
+        with structlog.contextvars.bound_contextvars(request_id=request.request_id):
+            yield request
+    finally:
+        _current.reset(token)

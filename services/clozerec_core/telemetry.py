@@ -1,0 +1,48 @@
+"""Structured logs, one JSON object a line, and the names that they use.
+
+Logs go to standard error: standard output belongs to commands whose result is a line. Request ids, where there is a
+request, are bound by `request_context.py` and appear in every line that the request causes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+LogFormat = Literal["json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+SERVING = "serving"
+DRAINING = "draining"
+STOPPED = "stopped"
+BUNDLE_OPENED = "bundle_opened"
+REQUEST_FAILED = "request_failed"
+UNEXPECTED_ERROR = "unexpected_error"
+
+
+def configure_logging(level: LogLevel = "info", log_format: LogFormat = "json") -> None:
+    """Set up structlog for this process; call it once, in `main()`."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose lines name the part of the system that speaks."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(component=name)
+    return logger
