@@ -1,0 +1,112 @@
+"""`clozerec.v1.EncoderService` on the wire: messages to domain types and back, and nothing else.
+
+Network runs take place on one worker thread, so that the event loop keeps answering health checks meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from clozerec.v1 import encoder_pb2, encoder_pb2_grpc
+from clozerec_core.errors import BadRequest, DeadlineExceeded
+from clozerec_core.request_context import current_request
+from clozerec_core.rpc import Service
+from clozerec_encoder.encoder import ContentToken, Encoded, Encoder, ItemToken, TextToken, Token, TokenSequence
+
+T = TypeVar("T")
+
+SERVICE_NAME = "clozerec.v1.EncoderService"
+
+
+class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
+    """Answers from one loaded bundle."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+
+    def service(self) -> Service:
+        """What a server needs to host it."""
+        return Service(SERVICE_NAME, lambda server: encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self, server))
+
+    async def EncodeSequences(
+        self, request: encoder_pb2.EncodeSequencesRequest, context: Any
+    ) -> encoder_pb2.EncodeSequencesResponse:
+        self._encoder.check_bundle(request.bundle_id)
+        sequences = [_sequence(message, f"sequences[{i}]") for i, message in enumerate(request.sequences)]
+        results = await self._off_loop(lambda: self._encoder.encode_sequences(sequences))
+        return encoder_pb2.EncodeSequencesResponse(
+            bundle_id=self._encoder.bundle_id, sequences=[_encoded(result) for result in results]
+        )
+
+    async def EncodeTexts(
+        self, request: encoder_pb2.EncodeTextsRequest, context: Any
+    ) -> encoder_pb2.EncodeTextsResponse:
+        self._encoder.check_bundle(request.bundle_id)
+        vectors = await self._off_loop(lambda: self._encoder.encode_texts(list(request.texts)))
+        texts = [
+            encoder_pb2.EncodedText(content=content.tolist(), item=item.tolist(), truncated=truncated)
+            for content, item, truncated in zip(vectors.content, vectors.items, vectors.truncated, strict=True)
+        ]
+        return encoder_pb2.EncodeTextsResponse(bundle_id=self._encoder.bundle_id, texts=texts)
+
+    async def GetEncoderInfo(
+        self, request: encoder_pb2.GetEncoderInfoRequest, context: Any
+    ) -> encoder_pb2.GetEncoderInfoResponse:
+        manifest = self._encoder.manifest
+        info = encoder_pb2.GetEncoderInfoResponse(
+            bundle_id=manifest.bundle_id,
+            dim=manifest.model.dim,
+            max_sequence_length=manifest.model.max_sequence_length,
+        )
+        if manifest.text is not None:
+            info.content_dim = manifest.text.content_dim
+            info.text_model = manifest.text.model
+            info.text_max_tokens = manifest.text.max_tokens
+        return info
+
+    def close(self) -> None:
+        """Stop the worker once no call is under way."""
+        self._worker.shutdown(wait=True)
+
+    async def _off_loop(self, work: Callable[[], T]) -> T:
+        request = current_request()
+
+        def unless_expired() -> T:
+            # Work queued behind others may find that its caller has given up.
+            if request.remaining_s() == 0:
+                raise DeadlineExceeded("the deadline passed while the request was queued")
+            return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._worker, unless_expired)
+
+
+def _sequence(message: encoder_pb2.Sequence, field: str) -> TokenSequence:
+    tokens = [_token(token, f"{field}.tokens[{i}]") for i, token in enumerate(message.tokens)]
+    return TokenSequence(tokens, message.mask_index if message.HasField("mask_index") else None)
+
+
+def _token(message: encoder_pb2.Token, field: str) -> Token:
+    match message.WhichOneof("kind"):
+        case "item_id":
+            return ItemToken(message.item_id)
+        case "content":
+            return ContentToken(np.array(message.content.values, np.float32))
+        case "text":
+            return TextToken(message.text)
+        case _:
+            raise BadRequest.of(field, "expected one of item_id, content and text")
+
+
+def _encoded(result: Encoded) -> encoder_pb2.EncodedSequence:
+    return encoder_pb2.EncodedSequence(
+        intent=[] if result.intent is None else result.intent.tolist(),
+        unknown_tokens=result.unknown,
+        vectorless_tokens=result.vectorless,
+        truncated_tokens=result.truncated,
+    )

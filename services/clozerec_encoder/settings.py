@@ -1,0 +1,23 @@
+"""Settings of the encoder process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from clozerec_core.rpc import ServerSettings
+
+
+class EncoderSettings(ServerSettings):
+    """Read once in `main()`."""
+
+    bundle: Path = Field(description="A bundle directory, or a symlink to one.")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="0 takes any free port.")
+    encoder_threads: int = Field(1, ge=1, description="Threads of one network run; the cores left serve other callers.")
+    encoder_batch_tokens: int = Field(
+        4096, ge=1, description="Positions in one network run; larger batches gain little and hold up the next caller."
+    )
+    text_batch_tokens: int = Field(
+        512, ge=1, description="Word pieces in one run of the text model; bounds its memory, about 0.1 MB a piece."
+    )

@@ -1,0 +1,79 @@
+"""The text engine: item texts to content vectors, by the bundle's MiniLM in ONNX with its tokenizer.
+
+Shapes: B texts, L word pieces, C content_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+from tokenizers import Encoding, Tokenizer
+
+from clozerec_core.bundle import TEXT_MODEL, TOKENIZER, Bundle, TextInfo
+from clozerec_core.hybrid import Floats
+
+
+@dataclass(frozen=True)
+class EmbeddedTexts:
+    """Content vectors and what was cut."""
+
+    content: Floats
+    """[B, C], L2-normalised."""
+    truncated: tuple[bool, ...]
+    """Which texts were longer than the model reads."""
+
+
+class TextEngine:
+    """Not for use from two threads at once: the caller runs it on a thread of its own."""
+
+    def __init__(self, bundle: Bundle, info: TextInfo, batch_tokens: int, threads: int) -> None:
+        self.info = info
+        self._batch_tokens = batch_tokens
+        self._tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER)))
+        self._tokenizer.enable_truncation(info.max_tokens)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Lengths differ from run to run, so memory planned for one serves no other and would be kept in vain.
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        self._session = onnxruntime.InferenceSession(bundle.file(TEXT_MODEL), options, ["CPUExecutionProvider"])
+        self._run_options = onnxruntime.RunOptions()
+        # An arena that a burst of long texts grew gives its memory back after each run.
+        self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def embed(self, texts: Sequence[str]) -> EmbeddedTexts:
+        """Content vectors in the order of the texts, each non-empty."""
+        encodings = self._tokenizer.encode_batch(list(texts))
+        content_BC = np.zeros((len(texts), self.info.content_dim), np.float32)
+        for batch in _batches([len(encoding.ids) for encoding in encodings], self._batch_tokens):
+            content_BC[batch] = self._run([encodings[i] for i in batch])
+        return EmbeddedTexts(content_BC, tuple(bool(encoding.overflowing) for encoding in encodings))
+
+    def _run(self, encodings: Sequence[Encoding]) -> Floats:
+        longest = max(len(encoding.ids) for encoding in encodings)
+        ids_BL = np.zeros((len(encodings), longest), np.int64)
+        attention_BL = np.zeros((len(encodings), longest), np.int64)
+        for row, encoding in enumerate(encodings):
+            ids_BL[row, : len(encoding.ids)] = encoding.ids
+            attention_BL[row, : len(encoding.ids)] = 1
+        content_BC: Floats
+        (content_BC,) = self._session.run(
+            ["content_vector"], {"input_ids": ids_BL, "attention_mask": attention_BL}, self._run_options
+        )
+        return content_BC
+
+
+def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Positions of texts of like length, cut so that a padded batch holds at most `max_tokens` (or one text)."""
+    batch: list[int] = []
+    for position in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # Ascending lengths: the newest member sets the padded length of the batch.
+        if batch and (len(batch) + 1) * lengths[position] > max_tokens:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
