@@ -1,0 +1,200 @@
+"""A question to the gateway in the domain's words, and the rules that make it valid.
+
+Which field serves which query type stands in one table; everything wrong is named in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from google.protobuf import struct_pb2
+
+from clozerec_core.catalogue import Schema
+from clozerec_core.errors import BadRequest, Violation
+from clozerec_core.filters import suggest
+from clozerec_core.limits import (
+    MAX_EXCLUDE_ITEM_IDS,
+    MAX_ID_BYTES,
+    MAX_ITEM_TEXT_BYTES,
+    MAX_ITEMS_PER_CALL,
+    MAX_SESSION_ITEMS,
+    MAX_TOP_K,
+)
+from clozerec_core.predicate import EVERYTHING, Predicate
+
+
+class QueryType(Enum):
+    """What is asked; the values are the words of the JSON API."""
+
+    ITEM_TO_ITEM = "item_to_item"
+    USER_TO_ITEM = "user_to_item"
+    CONTEXTUAL = "contextual"
+    SEQUENTIAL = "sequential"
+
+
+class Source(Enum):
+    """How an item was scored."""
+
+    MODEL = "model"
+    TEXT = "text"
+    POPULARITY = "popularity"
+
+
+class Fallback(Enum):
+    """What the answer fell back on."""
+
+    NONE = "none"
+    POPULARITY = "popularity"
+    SESSION_ONLY = "session_only"
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One request; empty texts and sequences mean that the field was not set."""
+
+    query_type: QueryType
+    user_id: str = ""
+    item_id: str = ""
+    item_text: str = ""
+    session_items: Sequence[str] = ()
+    where: Predicate = EVERYTHING
+    top_k: int = 0
+    exclude_item_ids: Sequence[str] = ()
+    exclude_seen: bool | None = None
+    mask_index: int | None = None
+    metadata_fields: Sequence[str] = ()
+    bundle_id: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An item as the retriever found it."""
+
+    item_id: str
+    score: float
+    display_name: str
+    metadata: struct_pb2.Struct
+    """Passed through as it came from the retriever: nothing in the gateway reads it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the retriever answered."""
+
+    candidates: Sequence[Candidate]
+    exhausted: bool
+    vectorless_item: bool = False
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One answer."""
+
+    recommendation_id: str
+    query_type: QueryType
+    bundle_id: str
+    found: Found
+    source: Source
+    fallback: Fallback
+    unknown_item_ids: Sequence[str] = ()
+    text_truncated: bool = False
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """The fields that set a query type apart; those that are in neither set must be empty."""
+
+    needs: frozenset[str]
+    """Every one of them; `item` stands for `item_id` or `item_text`."""
+    may_have: frozenset[str] = field(default_factory=frozenset)
+
+
+_FIELDS = {
+    QueryType.ITEM_TO_ITEM: _Fields(frozenset({"item"}), frozenset({"user_id"})),
+    QueryType.USER_TO_ITEM: _Fields(frozenset({"user_id"}), frozenset({"mask_index"})),
+    QueryType.CONTEXTUAL: _Fields(frozenset({"user_id", "item"})),
+    QueryType.SEQUENTIAL: _Fields(frozenset({"session_items"}), frozenset({"user_id", "mask_index"})),
+}
+
+
+def violations_of(query: Query, schema: Schema) -> Iterator[Violation]:
+    """Everything that is wrong with a query, whatever is in the catalogue."""
+    yield from _type_violations(query)
+    yield from _id_violations("user_id", query.user_id)
+    yield from _id_violations("item_id", query.item_id)
+    yield from id_list_violations("session_items", query.session_items, MAX_SESSION_ITEMS)
+    yield from id_list_violations("exclude_item_ids", query.exclude_item_ids, MAX_EXCLUDE_ITEM_IDS)
+    if len(query.item_text.encode()) > MAX_ITEM_TEXT_BYTES:
+        yield Violation(
+            "item_text", f"{len(query.item_text.encode())} bytes; at most {MAX_ITEM_TEXT_BYTES} are allowed"
+        )
+    if query.item_text and not query.item_text.strip():
+        yield Violation("item_text", "expected some words, not blanks only")
+    if query.top_k > MAX_TOP_K:
+        yield Violation("top_k", f"expected 0 (the bundle's default) to {MAX_TOP_K}, not {query.top_k}")
+    if query.query_type is QueryType.SEQUENTIAL and (query.mask_index or 0) > len(query.session_items):
+        yield Violation("mask_index", mask_index_fault(query.mask_index or 0, len(query.session_items)))
+    yield from metadata_field_violations(query.metadata_fields, schema)
+
+
+def mask_index_fault(mask_index: int, sequence_len: int) -> str:
+    """What is wrong with a mask beyond the sequence."""
+    return f"expected 0 to {sequence_len}, the length of the sequence, not {mask_index}"
+
+
+def metadata_field_violations(fields: Sequence[str], schema: Schema) -> Iterator[Violation]:
+    """Columns to return that the catalogue does not have."""
+    for i, name in enumerate(fields):
+        if name not in schema:
+            known = ", ".join(schema) or "no columns"
+            close = suggest(name, list(schema))
+            yield Violation(f"metadata_fields[{i}]", f'column "{name}" is unknown{close}; the catalogue has {known}')
+
+
+def id_list_violations(name: str, ids: Sequence[str], at_most: int) -> Iterator[Violation]:
+    """Ids that are empty or too long, or too many of them."""
+    if len(ids) > at_most:
+        yield Violation(name, f"{len(ids)} ids; at most {at_most} are allowed")
+        return
+    for i, each in enumerate(ids):
+        yield from _id_violations(f"{name}[{i}]", each)
+        if not each:
+            yield Violation(f"{name}[{i}]", f"expected an id of 1 to {MAX_ID_BYTES} bytes, not the empty text")
+
+
+def check_item_ids(item_ids: Sequence[str]) -> None:
+    """Refuse a list of items to look up that is empty or holds a wrong id."""
+    faults = list(id_list_violations("item_ids", item_ids, MAX_ITEMS_PER_CALL))
+    if not item_ids:
+        faults = [Violation("item_ids", f"expected 1 to {MAX_ITEMS_PER_CALL} ids")]
+    if faults:
+        raise BadRequest(faults)
+
+
+def _type_violations(query: Query) -> Iterator[Violation]:
+    rules = _FIELDS[query.query_type]
+    given = {
+        "user_id": bool(query.user_id),
+        "item_id": bool(query.item_id),
+        "item_text": bool(query.item_text),
+        "session_items": bool(query.session_items),
+        "mask_index": query.mask_index is not None,
+    }
+    kind = query.query_type.value
+    for name, is_given in given.items():
+        role = "item" if name in ("item_id", "item_text") else name
+        if is_given and role not in rules.needs | rules.may_have:
+            yield Violation(name, f"{kind} has no use for it; leave it out")
+        elif not is_given and name in rules.needs:
+            yield Violation(name, f"{kind} needs it")
+    if "item" in rules.needs and not (given["item_id"] or given["item_text"]):
+        yield Violation("item_id", f"{kind} needs item_id or item_text")
+
+
+def _id_violations(name: str, value: str) -> Iterator[Violation]:
+    size = len(value.encode())
+    if size > MAX_ID_BYTES:
+        yield Violation(name, f"expected an id of 1 to {MAX_ID_BYTES} bytes, not {size}")

@@ -1,0 +1,22 @@
+"""Settings of the gateway process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from clozerec_core.rpc import ServerSettings
+
+
+class GatewaySettings(ServerSettings):
+    """Read once in `main()`."""
+
+    bundle: Path = Field(description="A bundle directory, or a symlink to one.")
+    grpc_port: int = Field(50050, ge=0, le=65535, description="0 takes any free port.")
+    http_port: int = Field(8080, ge=0, le=65535, description="The JSON front; 0 takes any free port.")
+    encoder_target: str = Field("127.0.0.1:50051", description="host:port of the encoder; unused by `serve all`.")
+    retriever_target: str = Field("127.0.0.1:50052", description="host:port of the retriever; unused by `serve all`.")
+    default_timeout_s: float = Field(
+        5.0, gt=0, description="Seconds for an answer when the caller sets no deadline; a call without one may hang."
+    )
