@@ -1,0 +1,208 @@
+"""Put services on ports: each in a process of its own, or all three in one.
+
+Each function is a context that yields once its service is ready, and drains it on the way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, cast
+
+from clozerec_cli.settings import EVERY_KIND, AllSettings
+from clozerec_core.bundle import Bundle
+from clozerec_core.rpc import GrpcServer, ServerSettings, Service, until_signalled
+from clozerec_core.rpc_client import LocalStub, open_channel
+from clozerec_core.telemetry import BUNDLE_OPENED, STOPPED, configure_logging, get_logger
+from clozerec_encoder.settings import EncoderSettings
+from clozerec_gateway.settings import GatewaySettings
+from clozerec_retriever.settings import RetrieverSettings
+
+if TYPE_CHECKING:
+    from clozerec.v1.encoder_pb2_grpc import EncoderServiceAsyncStub
+    from clozerec.v1.retriever_pb2_grpc import RetrieverServiceAsyncStub
+    from clozerec_encoder.servicer import EncoderServicer
+    from clozerec_retriever.servicer import RetrieverServicer
+
+log = get_logger("serve")
+
+
+class Part(Enum):
+    """What a process serves."""
+
+    ALL = "all"
+    ENCODER = "encoder"
+    RETRIEVER = "retriever"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True)
+class GatewayPorts:
+    """Where the gateway listens."""
+
+    grpc: int
+    http: int
+
+
+def run(part: Part, options: dict[str, Any]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        UsageError: a setting is wrong, a port taken. BadBundle: the bundle cannot be opened.
+    """
+    settings = _load_settings(part, options)
+    configure_logging(settings.log_level, settings.log_format)
+    asyncio.run(_serve(part, settings))
+
+
+async def _serve(part: Part, settings: ServerSettings) -> None:
+    bundle = await asyncio.to_thread(Bundle.open, settings.bundle)  # type: ignore[attr-defined]  # every part has it
+    log.info(BUNDLE_OPENED, bundle_id=bundle.bundle_id, path=str(bundle.path))
+    async with _context(part, bundle, settings):
+        await until_signalled()
+    log.info(STOPPED, part=part.value)
+
+
+def _context(part: Part, bundle: Bundle, settings: Any) -> AbstractAsyncContextManager[Any]:
+    match part:
+        case Part.ENCODER:
+            return encoder_server(bundle, settings)
+        case Part.RETRIEVER:
+            return retriever_server(bundle, settings)
+        case Part.GATEWAY:
+            return gateway_server(bundle, settings)
+        case Part.ALL:
+            return all_in_one(bundle, settings)
+
+
+@asynccontextmanager
+async def encoder_server(bundle: Bundle, settings: EncoderSettings) -> AsyncIterator[int]:
+    """The encoder on its port."""
+    servicer = await asyncio.to_thread(_encoder, bundle, settings)
+    try:
+        async with _listening([servicer.service()], settings) as port:
+            yield port
+    finally:
+        servicer.close()
+
+
+@asynccontextmanager
+async def retriever_server(bundle: Bundle, settings: RetrieverSettings) -> AsyncIterator[int]:
+    """The retriever on its port."""
+    servicer = await asyncio.to_thread(_retriever, bundle, settings)
+    try:
+        async with _listening([servicer.service()], settings) as port:
+            yield port
+    finally:
+        servicer.close()
+
+
+@asynccontextmanager
+async def gateway_server(bundle: Bundle, settings: GatewaySettings) -> AsyncIterator[GatewayPorts]:
+    """The gateway on its ports, calling encoder and retriever at their targets."""
+    from clozerec.v1.encoder_pb2_grpc import EncoderServiceStub
+    from clozerec.v1.retriever_pb2_grpc import RetrieverServiceStub
+
+    async with (
+        open_channel(settings.encoder_target) as to_encoder,
+        open_channel(settings.retriever_target) as to_retriever,
+    ):
+        encoder_stub = EncoderServiceStub(to_encoder)
+        retriever_stub = RetrieverServiceStub(to_retriever)
+        async with _gateway(bundle, settings, encoder_stub, retriever_stub) as ports:
+            yield ports
+
+
+@asynccontextmanager
+async def all_in_one(bundle: Bundle, settings: AllSettings) -> AsyncIterator[GatewayPorts]:
+    """The three services in this process; only the gateway listens.
+
+    Args:
+        bundle: opened once and shared.
+        settings: those of all three.
+    """
+    encoder = await asyncio.to_thread(_encoder, bundle, settings)
+    retriever = await asyncio.to_thread(_retriever, bundle, settings)
+    encoder_stub = cast("EncoderServiceAsyncStub", LocalStub(encoder))
+    retriever_stub = cast("RetrieverServiceAsyncStub", LocalStub(retriever))
+    try:
+        async with _gateway(bundle, settings, encoder_stub, retriever_stub) as ports:
+            yield ports
+    finally:
+        encoder.close()
+        retriever.close()
+
+
+@asynccontextmanager
+async def _gateway(
+    bundle: Bundle,
+    settings: GatewaySettings,
+    encoder_stub: EncoderServiceAsyncStub,
+    retriever_stub: RetrieverServiceAsyncStub,
+) -> AsyncIterator[GatewayPorts]:
+    from clozerec_gateway.clients import EncoderClient, RetrieverClient
+    from clozerec_gateway.histories import Histories
+    from clozerec_gateway.http import HttpFront
+    from clozerec_gateway.pipeline import Pipeline
+    from clozerec_gateway.servicer import RecommenderServicer
+
+    manifest, timeout_s = bundle.manifest, settings.default_timeout_s
+    histories = await asyncio.to_thread(Histories, bundle)
+    pipeline = Pipeline(
+        manifest,
+        EncoderClient(encoder_stub, manifest.bundle_id, timeout_s),
+        RetrieverClient(retriever_stub, manifest.bundle_id, manifest.schema_, timeout_s),
+        histories,
+    )
+    servicer = RecommenderServicer(pipeline)
+    front = HttpFront(servicer, settings)
+    http_port = await front.start()
+    try:
+        async with _listening([servicer.service()], settings) as grpc_port:
+            front.ready(http_port)
+            try:
+                yield GatewayPorts(grpc_port, http_port)
+            finally:
+                front.draining()
+    finally:
+        await front.stop()
+        histories.close()
+
+
+@asynccontextmanager
+async def _listening(services: Sequence[Service], settings: ServerSettings) -> AsyncIterator[int]:
+    server = GrpcServer(services, settings)
+    port = await server.start()
+    await server.ready(port)
+    try:
+        yield port
+    finally:
+        await server.stop()
+
+
+def _encoder(bundle: Bundle, settings: EncoderSettings) -> EncoderServicer:
+    from clozerec_encoder.encoder import Encoder
+    from clozerec_encoder.servicer import EncoderServicer
+
+    encoder = Encoder(bundle, settings)
+    encoder.warm_up()
+    return EncoderServicer(encoder)
+
+
+def _retriever(bundle: Bundle, settings: RetrieverSettings) -> RetrieverServicer:
+    from clozerec_retriever.servicer import build
+
+    return build(bundle, settings)
+
+
+def _load_settings(part: Part, options: dict[str, Any]) -> ServerSettings:
+    kinds: dict[Part, type[ServerSettings]] = {
+        Part.ALL: AllSettings,
+        Part.ENCODER: EncoderSettings,
+        Part.RETRIEVER: RetrieverSettings,
+        Part.GATEWAY: GatewaySettings,
+    }
+    return kinds[part].load(options, EVERY_KIND)

@@ -1,0 +1,56 @@
+"""`clozerec train` and `clozerec evaluate`: settings and progress around the trainer, which does the work."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clozerec_cli.settings import EVERY_KIND, CommandSettings
+from clozerec_core.bundle import Bundle
+from clozerec_core.errors import UsageError
+from clozerec_core.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from clozerec_trainer.progress import Reporter
+
+
+def train(payload_path: Path, options: dict[str, Any]) -> Path:
+    """Train and publish a bundle; returns its path.
+
+    Raises:
+        UsageError: the payload, the data or an option is wrong.
+    """
+    settings = CommandSettings.load(options, EVERY_KIND)
+    _require_trainer()
+    from clozerec_trainer.payload import load_payload
+    from clozerec_trainer.train import train as train_bundle
+
+    payload = load_payload(payload_path, settings.preset)
+    result = train_bundle(payload, settings.output, _reporter(), settings.cache_dir.expanduser())
+    return result.bundle.path
+
+
+def evaluate(bundle_path: Path, payload_path: Path) -> dict[str, Any]:
+    """The report's metrics, computed again from the bundle's weights."""
+    _require_trainer()
+    from clozerec_trainer.payload import load_payload
+    from clozerec_trainer.train import evaluate_bundle
+
+    return evaluate_bundle(Bundle.open(bundle_path), load_payload(payload_path), _reporter())
+
+
+def _reporter() -> Reporter:
+    """Bars for a person at a terminal, log lines for everybody else; both on standard error."""
+    from clozerec_trainer.progress import LogReporter, TerminalReporter
+
+    if sys.stderr.isatty():
+        return TerminalReporter()
+    configure_logging()
+    return LogReporter()
+
+
+def _require_trainer() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("training needs the trainer's packages: pip install 'clozerec[trainer]'")
