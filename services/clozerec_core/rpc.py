@@ -154,12 +154,17 @@ def _stream(
     async def call(raws: AsyncIterator[bytes], context: Any) -> AsyncIterator[Message]:
         with handling(_text_metadata(context), context.time_remaining()):
             try:
-                async for response in inner((_decoded(raw, decode) async for raw in raws), context):
+                async for response in inner(_all_decoded(raws, decode), context):
                     yield response
             except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                 await _abort(context, error, method)
 
     return call
+
+
+async def _all_decoded(raws: AsyncIterator[bytes], decode: Decode) -> AsyncIterator[Message]:
+    async for raw in raws:
+        yield _decoded(raw, decode)
 
 
 def _decoded(raw: bytes, decode: Decode) -> Message:

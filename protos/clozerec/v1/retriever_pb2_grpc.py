@@ -87,7 +87,8 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPopular(self, request, context):
-        """The most popular items first: by count of interactions, ties by catalogue row. Errors as for `Search`.
+        """The most popular items first: by count over the largest count, rounded to 1e-4, ties by catalogue row. Errors as
+        for `Search`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

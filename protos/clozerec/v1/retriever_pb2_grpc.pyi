@@ -40,7 +40,9 @@ class RetrieverServiceStub:
     FAILED_PRECONDITION: `bundle_id` is not loaded.
     """
     ListPopular: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.ListPopularRequest, _retriever_pb2.ListPopularResponse]
-    """The most popular items first: by count of interactions, ties by catalogue row. Errors as for `Search`."""
+    """The most popular items first: by count over the largest count, rounded to 1e-4, ties by catalogue row. Errors as
+    for `Search`.
+    """
     GetItems: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.RetrieverServiceGetItemsRequest, _retriever_pb2.RetrieverServiceGetItemsResponse]
     """Metadata of items, and their content vectors on request. Unknown ids are answered with `known` unset.
     INVALID_ARGUMENT: no id or over 1,000. FAILED_PRECONDITION: `bundle_id` is not loaded.
@@ -66,7 +68,9 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     FAILED_PRECONDITION: `bundle_id` is not loaded.
     """
     ListPopular: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListPopularRequest, _retriever_pb2.ListPopularResponse]  # type: ignore[assignment]
-    """The most popular items first: by count of interactions, ties by catalogue row. Errors as for `Search`."""
+    """The most popular items first: by count over the largest count, rounded to 1e-4, ties by catalogue row. Errors as
+    for `Search`.
+    """
     GetItems: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RetrieverServiceGetItemsRequest, _retriever_pb2.RetrieverServiceGetItemsResponse]  # type: ignore[assignment]
     """Metadata of items, and their content vectors on request. Unknown ids are answered with `known` unset.
     INVALID_ARGUMENT: no id or over 1,000. FAILED_PRECONDITION: `bundle_id` is not loaded.
@@ -101,7 +105,9 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.ListPopularRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retriever_pb2.ListPopularResponse, _abc.Awaitable[_retriever_pb2.ListPopularResponse]]:
-        """The most popular items first: by count of interactions, ties by catalogue row. Errors as for `Search`."""
+        """The most popular items first: by count over the largest count, rounded to 1e-4, ties by catalogue row. Errors as
+        for `Search`.
+        """
 
     @_abc_1.abstractmethod
     def GetItems(

@@ -1,0 +1,41 @@
+"""The order of candidates: score rounded to 1e-4 descending, ties by catalogue row.
+
+Rounding makes the order independent of the last bits of a sum, which differ between processors and ways to scan; the
+row then decides, so that order is never luck.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+STEPS_PER_UNIT = 10_000
+"""Scores are whole multiples of 1 / STEPS_PER_UNIT."""
+SCORE_STEP = 1 / STEPS_PER_UNIT
+
+RowArray = NDArray[np.int64]
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Catalogue rows with their scores, best first. Both arrays are [k]."""
+
+    rows: RowArray
+    scores: Scores
+    """Rounded to SCORE_STEP."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+NOTHING = Ranking(np.empty(0, np.int64), np.empty(0, np.float64))
+
+
+def rank(rows: RowArray, scores: Scores, top_k: int) -> Ranking:
+    """The `top_k` best of some rows, `[n]` with scores `[n]` in double precision."""
+    steps = np.rint(scores * STEPS_PER_UNIT).astype(np.int64)
+    best = np.lexsort((rows, -steps))[:top_k]
+    return Ranking(rows[best], steps[best] / STEPS_PER_UNIT)

@@ -1,0 +1,19 @@
+"""Settings of the retriever process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from clozerec_core.rpc import ServerSettings
+
+
+class RetrieverSettings(ServerSettings):
+    """Read once in `main()`."""
+
+    bundle: Path = Field(description="A bundle directory, or a symlink to one.")
+    grpc_port: int = Field(50052, ge=0, le=65535, description="0 takes any free port.")
+    search_threads: int = Field(
+        2, ge=1, description="Searches at once, each on one core; more than the cores only lengthens every one of them."
+    )

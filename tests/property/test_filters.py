@@ -1,0 +1,69 @@
+"""Filters: three ways to hold one, two ways to evaluate it, one meaning."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+from bundle_factory import make_catalogue
+from filter_strategies import POOLS, SCHEMA, catalogues, documents, operators, predicates
+from hypothesis import given, settings
+
+from clozerec.v1.filter_pb2 import Filter
+from clozerec_core.catalogue import Catalogue, ColumnType
+from clozerec_core.filter_wire import filter_from_wire, filter_to_wire
+from clozerec_core.filters import parse_filter
+from clozerec_core.predicate import MANY, Compare, Operator, Predicate, Scalar, matches
+from clozerec_retriever.masks import RowMasks
+
+
+@pytest.mark.parametrize("column", SCHEMA)
+def test_masks_agree_with_the_truthful_reading_on_every_pair_of_cell_and_value(column: str) -> None:
+    kind = SCHEMA[column]
+    pool = POOLS[kind]
+    cells: list[Any] = [None, *pool]
+    if kind is ColumnType.STRING_LIST:
+        cells = [None, [], [None], *([member] for member in pool), *([a, b] for a in pool for b in pool)]
+    if kind is ColumnType.FLOAT:
+        cells += [math.nan, math.inf, -math.inf]
+    catalogue = make_catalogue({column: cells}, {column: kind})
+    masks = RowMasks(catalogue)
+    for operator in operators(kind):
+        operands: list[tuple[Scalar, ...]] = [(value,) for value in pool]
+        if operator in MANY:
+            operands += [(), *itertools.product(pool, pool)]
+        if operator is Operator.EXISTS:
+            operands = [(True,), (False,)]
+        for values in operands:
+            predicate = Compare(column, operator, values)
+            expected = [matches(predicate, catalogue.cells(row)) for row in range(len(catalogue))]
+            assert masks.passing(predicate).tolist() == expected, predicate
+
+
+@settings(max_examples=300)
+@given(catalogues(), predicates())
+def test_masks_say_what_the_truthful_reading_says(catalogue: Catalogue, predicate: Predicate) -> None:
+    expected = [matches(predicate, catalogue.cells(row)) for row in range(len(catalogue))]
+    assert RowMasks(catalogue).passing(predicate).tolist() == expected
+
+
+@given(documents())
+def test_a_parsed_filter_survives_the_wire(document: dict[str, Any]) -> None:
+    predicate = parse_filter(document, SCHEMA)
+    message = Filter.FromString(filter_to_wire(predicate, SCHEMA).SerializeToString())
+    assert filter_from_wire(message, SCHEMA) == predicate
+
+
+@given(predicates())
+def test_any_typed_predicate_survives_the_wire(predicate: Predicate) -> None:
+    assert filter_from_wire(filter_to_wire(predicate, SCHEMA), SCHEMA) == predicate
+
+
+@given(catalogues(), documents())
+def test_not_is_the_complement_of_the_set(catalogue: Catalogue, document: dict[str, Any]) -> None:
+    masks = RowMasks(catalogue)
+    inside = masks.passing(parse_filter(document, SCHEMA))
+    outside = masks.passing(parse_filter({"$not": document}, SCHEMA))
+    assert (inside ^ outside).all()

@@ -1,0 +1,78 @@
+"""Row masks: what is prepared, what is kept. Their meaning is held to the truthful reading in tests/property."""
+
+from __future__ import annotations
+
+import pytest
+from bundle_factory import make_catalogue
+
+from clozerec_core.catalogue import ColumnType
+from clozerec_core.predicate import EVERYTHING, AnyOf, Compare, Negation, Operator
+from clozerec_retriever.masks import MAX_CACHED_TEXT, RowMasks
+
+SCHEMA = {"brand": ColumnType.STRING, "year": ColumnType.INTEGER, "genres": ColumnType.STRING_LIST}
+
+
+@pytest.fixture
+def masks() -> RowMasks:
+    columns = {
+        "brand": ["a", None, "b", "a"],
+        "year": [1990, 2000, None, 2010],
+        "genres": [["x", "y"], [], None, ["y", "y"]],
+    }
+    return RowMasks(make_catalogue(columns, SCHEMA))
+
+
+@pytest.mark.parametrize(
+    ("column", "operator", "values", "passing"),
+    [
+        ("brand", Operator.EQ, ("a",), [0, 3]),
+        ("brand", Operator.NE, ("a",), [2]),
+        ("brand", Operator.IN, ("nowhere",), []),
+        ("brand", Operator.EXISTS, (False,), [1]),
+        ("year", Operator.GTE, (2000,), [1, 3]),
+        ("year", Operator.LT, (1,), []),
+        ("year", Operator.NIN, (2000, 2010), [0]),
+        ("genres", Operator.EQ, ("y",), [0, 3]),
+        ("genres", Operator.NE, ("x",), [1, 3]),
+        ("genres", Operator.ALL, ("x", "y"), [0]),
+        ("genres", Operator.ALL, (), [0, 1, 2, 3]),
+    ],
+)
+def test_a_condition_passes_the_rows_that_a_person_would_name(
+    masks: RowMasks, column: str, operator: Operator, values: tuple[str | int, ...], passing: list[int]
+) -> None:
+    assert masks.passing(Compare(column, operator, values)).nonzero()[0].tolist() == passing
+
+
+def test_combinations_of_nothing(masks: RowMasks) -> None:
+    assert masks.passing(EVERYTHING).all()
+    assert not masks.passing(AnyOf(())).any()
+    assert masks.passing(Negation(AnyOf(()))).all()
+
+
+def test_a_column_without_any_value_is_missing_everywhere() -> None:
+    nothing = {"brand": [None, None], "year": [None, None], "genres": [None, []]}
+    masks = RowMasks(make_catalogue(nothing, SCHEMA))
+    assert not masks.passing(Compare("brand", Operator.NE, ("a",))).any()
+    assert not masks.passing(Compare("year", Operator.LTE, (0,))).any()
+    assert masks.passing(Compare("genres", Operator.NE, ("a",))).tolist() == [False, True]
+
+
+def test_a_mask_is_kept_for_the_next_request_and_cannot_be_changed_by_this_one(masks: RowMasks) -> None:
+    first = masks.passing(Compare("brand", Operator.EQ, ("a",)))
+    assert masks.passing(Compare("brand", Operator.EQ, ("a",))) is first
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = False
+
+
+def test_a_column_stays_usable_after_its_presence_was_asked_for(masks: RowMasks) -> None:
+    present = Compare("brand", Operator.EXISTS, (True,))
+    assert masks.passing(present).tolist() == [True, False, True, True]
+    assert masks.passing(AnyOf((present, EVERYTHING))).all()
+    assert masks.passing(present).tolist() == [True, False, True, True]
+
+
+def test_masks_of_filters_with_very_long_texts_are_not_kept(masks: RowMasks) -> None:
+    long = Negation(AnyOf((Compare("brand", Operator.EQ, ("x" * (MAX_CACHED_TEXT + 1),)),)))
+    assert masks.passing(long) is not masks.passing(long)
+    assert masks.passing(long).all()
