@@ -5,20 +5,15 @@ Network runs take place on one worker thread, so that the event loop keeps answe
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from clozerec.v1 import encoder_pb2, encoder_pb2_grpc
-from clozerec_core.errors import BadRequest, DeadlineExceeded
-from clozerec_core.request_context import current_request
+from clozerec_core.errors import BadRequest
 from clozerec_core.rpc import Service
+from clozerec_core.workers import Workers
 from clozerec_encoder.encoder import ContentToken, Encoded, Encoder, ItemToken, TextToken, Token, TokenSequence
-
-T = TypeVar("T")
 
 SERVICE_NAME = "clozerec.v1.EncoderService"
 
@@ -28,7 +23,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+        self._worker = Workers("encoder", num_threads=1)
 
     def service(self) -> Service:
         """What a server needs to host it."""
@@ -39,7 +34,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     ) -> encoder_pb2.EncodeSequencesResponse:
         self._encoder.check_bundle(request.bundle_id)
         sequences = [_sequence(message, f"sequences[{i}]") for i, message in enumerate(request.sequences)]
-        results = await self._off_loop(lambda: self._encoder.encode_sequences(sequences))
+        results = await self._worker.run(lambda: self._encoder.encode_sequences(sequences))
         return encoder_pb2.EncodeSequencesResponse(
             bundle_id=self._encoder.bundle_id, sequences=[_encoded(result) for result in results]
         )
@@ -48,7 +43,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_pb2.EncodeTextsRequest, context: Any
     ) -> encoder_pb2.EncodeTextsResponse:
         self._encoder.check_bundle(request.bundle_id)
-        vectors = await self._off_loop(lambda: self._encoder.encode_texts(list(request.texts)))
+        vectors = await self._worker.run(lambda: self._encoder.encode_texts(list(request.texts)))
         texts = [
             encoder_pb2.EncodedText(content=content.tolist(), item=item.tolist(), truncated=truncated)
             for content, item, truncated in zip(vectors.content, vectors.items, vectors.truncated, strict=True)
@@ -72,18 +67,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
 
     def close(self) -> None:
         """Stop the worker once no call is under way."""
-        self._worker.shutdown(wait=True)
-
-    async def _off_loop(self, work: Callable[[], T]) -> T:
-        request = current_request()
-
-        def unless_expired() -> T:
-            # Work queued behind others may find that its caller has given up.
-            if request.remaining_s() == 0:
-                raise DeadlineExceeded("the deadline passed while the request was queued")
-            return work()
-
-        return await asyncio.get_running_loop().run_in_executor(self._worker, unless_expired)
+        self._worker.close()
 
 
 def _sequence(message: encoder_pb2.Sequence, field: str) -> TokenSequence:

@@ -197,7 +197,7 @@ async def _call(
     """
     context = current_request()
     remaining_s = context.remaining_s()
-    timeout_s = default_timeout_s if remaining_s is None else min(remaining_s, default_timeout_s)
+    timeout_s = default_timeout_s if remaining_s is None else remaining_s
     if timeout_s <= 0:
         raise DeadlineExceeded(f"no time was left to ask {service}")
     try:

@@ -18,5 +18,5 @@ class GatewaySettings(ServerSettings):
     encoder_target: str = Field("127.0.0.1:50051", description="host:port of the encoder; unused by `serve all`.")
     retriever_target: str = Field("127.0.0.1:50052", description="host:port of the retriever; unused by `serve all`.")
     default_timeout_s: float = Field(
-        5.0, gt=0, description="Seconds for an answer when the caller sets no deadline; a call without one may hang."
+        10.0, gt=0, description="Seconds for an answer when the caller sets no deadline; a call without one may hang."
     )

@@ -1,0 +1,134 @@
+"""The encoder over a real channel: tokens of every kind, batches, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+import toy_world
+
+from clozerec.v1 import encoder_pb2
+from clozerec.v1.encoder_pb2_grpc import EncoderServiceStub
+from clozerec_cli.serving import encoder_server
+from clozerec_core.bundle import Bundle
+from clozerec_encoder.settings import EncoderSettings
+from integration.conftest import TIMEOUT_S
+
+
+@pytest_asyncio.fixture
+async def stub(toy_text_bundle: Bundle) -> AsyncIterator[EncoderServiceStub]:
+    settings = EncoderSettings(bundle=toy_text_bundle.path, grpc_port=0, grace_s=1)
+    async with (
+        encoder_server(toy_text_bundle, settings) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield EncoderServiceStub(channel)
+
+
+def sequence(ids: str, mask_index: int | None = None) -> encoder_pb2.Sequence:
+    return encoder_pb2.Sequence(tokens=[encoder_pb2.Token(item_id=each) for each in ids], mask_index=mask_index)
+
+
+async def encode(stub: EncoderServiceStub, *sequences: encoder_pb2.Sequence) -> list[encoder_pb2.EncodedSequence]:
+    request = encoder_pb2.EncodeSequencesRequest(sequences=sequences)
+    return list((await stub.EncodeSequences(request, timeout=TIMEOUT_S)).sequences)
+
+
+async def test_batched_equals_one_by_one(stub: EncoderServiceStub) -> None:
+    sequences = [sequence(ids) for ids in ("a", "abc", "bcd", "abcdefgh", "cdefghijklmnop", "zq", "")]
+    sequences += [sequence("abcdef", mask_index=position) for position in range(7)]
+    batched = await encode(stub, *sequences)
+    for each, together in zip(sequences, batched, strict=True):
+        (alone,) = await encode(stub, each)
+        assert list(alone.unknown_tokens) == list(together.unknown_tokens)
+        np.testing.assert_allclose(alone.intent, together.intent, atol=1e-5)
+
+
+async def test_intents_are_unit_vectors_and_nothing_readable_gives_none(stub: EncoderServiceStub) -> None:
+    known, unknown, empty = await encode(stub, sequence("abc"), sequence("zq"), sequence(""))
+    assert np.linalg.norm(known.intent) == pytest.approx(1, abs=1e-5)
+    assert not unknown.intent
+    assert list(unknown.unknown_tokens) == [0, 1]
+    assert not empty.intent
+
+
+async def test_only_the_window_counts(stub: EncoderServiceStub, toy_text_bundle: Bundle) -> None:
+    max_len = toy_text_bundle.manifest.model.max_sequence_length
+    newest = "ponmlkjihgfedcba"[-max_len:]
+    long, short = await encode(stub, sequence("ponmlkjihgfedcba"), sequence(newest))
+    np.testing.assert_allclose(long.intent, short.intent, atol=1e-6)
+
+
+async def test_unknown_tokens_do_not_move_the_gap(stub: EncoderServiceStub) -> None:
+    with_unknown, plain = await encode(stub, sequence("zabzcd", mask_index=4), sequence("abcd", mask_index=2))
+    np.testing.assert_allclose(with_unknown.intent, plain.intent, atol=1e-6)
+
+
+async def test_a_text_and_its_content_vector_are_the_same_token(stub: EncoderServiceStub) -> None:
+    text = "cast iron pan"
+    texts = await stub.EncodeTexts(encoder_pb2.EncodeTextsRequest(texts=[text]), timeout=TIMEOUT_S)
+    content = encoder_pb2.ContentVector(values=texts.texts[0].content)
+    before = [encoder_pb2.Token(item_id="a")]
+    by_text, by_content = await encode(
+        stub,
+        encoder_pb2.Sequence(tokens=[*before, encoder_pb2.Token(text=text)]),
+        encoder_pb2.Sequence(tokens=[*before, encoder_pb2.Token(content=content)]),
+    )
+    np.testing.assert_allclose(by_text.intent, by_content.intent, atol=1e-5)
+
+
+async def test_texts_are_embedded_as_sentence_transformers_does(
+    stub: EncoderServiceStub, toy_text_bundle: Bundle
+) -> None:
+    response = await stub.EncodeTexts(encoder_pb2.EncodeTextsRequest(texts=toy_world.TITLES), timeout=TIMEOUT_S)
+    served = np.array([text.content for text in response.texts], np.float32)
+    # content.npy was computed by sentence-transformers when the bundle was trained.
+    cosines = (served * toy_text_bundle.content).sum(axis=1)
+    assert cosines.min() > 0.9999
+
+
+async def test_32_long_texts_at_once_are_answered(stub: EncoderServiceStub) -> None:
+    texts = [f"{title} " * 100 for title in toy_world.TITLES * 2]
+    response = await stub.EncodeTexts(encoder_pb2.EncodeTextsRequest(texts=texts), timeout=120)
+    assert [text.truncated for text in response.texts] == [True] * 32
+    assert np.linalg.norm([text.item for text in response.texts], axis=1) == pytest.approx(np.ones(32), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (encoder_pb2.Sequence(tokens=[encoder_pb2.Token()]), "sequences[0].tokens[0]"),
+        (encoder_pb2.Sequence(tokens=[encoder_pb2.Token(item_id="")]), "sequences[0].tokens[0].item_id"),
+        (encoder_pb2.Sequence(tokens=[encoder_pb2.Token(text=" ")]), "sequences[0].tokens[0].text"),
+        (
+            encoder_pb2.Sequence(tokens=[encoder_pb2.Token(content=encoder_pb2.ContentVector(values=[1.0]))]),
+            "sequences[0].tokens[0].content",
+        ),
+        (
+            encoder_pb2.Sequence(
+                tokens=[encoder_pb2.Token(content=encoder_pb2.ContentVector(values=[float("nan")] * 384))]
+            ),
+            "sequences[0].tokens[0].content",
+        ),
+        (sequence("ab", mask_index=3), "sequences[0].mask_index"),
+    ],
+)
+async def test_wrong_sequences_are_refused_by_name(
+    stub: EncoderServiceStub, bad: encoder_pb2.Sequence, field: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await encode(stub, bad)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details().startswith(f"{field}: ")
+
+
+async def test_no_sequences_and_no_texts_are_refused(stub: EncoderServiceStub) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await encode(stub)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.EncodeTexts(encoder_pb2.EncodeTextsRequest(), timeout=TIMEOUT_S)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -1,0 +1,183 @@
+"""The JSON front to the letter, with the bodies that the documentation promises."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import polars as pl
+import pytest
+import pytest_asyncio
+from unit.gateway.test_json_codec import DESIGN_BODIES
+
+from clozerec.v1 import recommender_pb2
+from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from clozerec_core.bundle import Bundle
+from clozerec_gateway.json_codec import parse_json, to_json
+from clozerec_trainer.payload import parse_payload
+from clozerec_trainer.train import train
+from integration.conftest import TIMEOUT_S, Gateway, running
+
+
+@pytest.fixture(scope="module")
+def shop_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A shop whose ids and columns are those of the documented bodies."""
+    directory = tmp_path_factory.mktemp("shop")
+    items = [f"item_{number}" for number in (1024, 89, 300, 1, 2, 3, 4, 5)]
+    pl.DataFrame(
+        {
+            "item_id": items,
+            "brand": ["Samsung", "Sony"] * 4,
+            "category": ["Electronics", "Electronics", "Books", "Electronics"] * 2,
+            "in_stock": [True, True, False, True, True, True, False, False],
+        }
+    ).write_csv(directory / "items.csv")
+    events = [
+        {"user_id": f"user_{777 + person}", "item_id": items[(person + step) % 6], "timestamp": 1_700_000_000 + step}
+        for person in range(20)
+        for step in range(4)
+    ]
+    pl.DataFrame(events).write_csv(directory / "interactions.csv")
+    keys = {
+        "interactions": "interactions.csv",
+        "items": "items.csv",
+        "user_column": "user_id",
+        "item_column": "item_id",
+        "timestamp_column": "timestamp",
+        "hidden_size": 16,
+        "attention_heads": 2,
+        "model_depth": 1,
+        "training_epochs": 1,
+        "device": "cpu",
+    }
+    return train(parse_payload(keys, directory), directory / "bundles").bundle
+
+
+@pytest_asyncio.fixture
+async def shop(shop_bundle: Bundle) -> AsyncIterator[Gateway]:
+    async with running(shop_bundle, "all in one") as started:
+        yield started
+
+
+@pytest.mark.parametrize("body", DESIGN_BODIES)
+async def test_the_documented_bodies_work_as_they_stand(shop: Gateway, body: str) -> None:
+    status, answer, headers = await shop.post("/v1/recommend", body)
+    assert status == 200, answer
+    assert answer["items"]
+    assert answer["query_type"] in body
+    assert answer["fallback"] == "none"
+    assert set(answer) == {
+        "items", "query_type", "fallback", "bundle_id", "recommendation_id", "unknown_item_ids", "exhausted",
+        "next_page_token",
+    }  # fmt: skip
+    assert set(answer["items"][0]) == {"item_id", "score", "display_name", "metadata", "source", "reasons"}
+    assert headers["x-request-id"]
+
+
+async def test_the_documented_filters_hold(shop: Gateway) -> None:
+    _, similar, _ = await shop.post("/v1/recommend", DESIGN_BODIES[0])
+    assert {item["metadata"]["brand"] for item in similar["items"]} == {"Samsung"}
+    _, following, _ = await shop.post("/v1/recommend", DESIGN_BODIES[3])
+    assert {(item["metadata"]["category"], item["metadata"]["in_stock"]) for item in following["items"]} == {
+        ("Electronics", True)
+    }
+
+
+@pytest.mark.parametrize("body", DESIGN_BODIES)
+async def test_grpc_and_json_give_the_same_answer(shop: Gateway, body: str) -> None:
+    _, over_http, _ = await shop.post("/v1/recommend", body)
+    async with grpc.aio.insecure_channel(shop.target) as channel:
+        request = parse_json(body, recommender_pb2.RecommendRequest)
+        over_grpc = to_json(await RecommenderServiceStub(channel).Recommend(request, timeout=TIMEOUT_S))
+    del over_http["recommendation_id"], over_grpc["recommendation_id"]
+    assert over_http == over_grpc
+
+
+async def test_a_plain_curl_without_content_type_works(shop: Gateway) -> None:
+    status, _, _ = await shop.post(
+        "/v1/recommend", DESIGN_BODIES[1], **{"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "field"),
+    [
+        ({"query_type": "sequential"}, 400, "INVALID_ARGUMENT", "session_items"),
+        ({"query_type": "user_to_item", "user_id": "u", "topK": 3}, 400, "INVALID_ARGUMENT", "topK"),
+        (
+            {"query_type": "user_to_item", "user_id": "u", "filters": {"meta.colour": 1}},
+            400,
+            "INVALID_ARGUMENT",
+            "filters.meta.colour",
+        ),
+        ("not json", 400, "INVALID_ARGUMENT", "body"),
+        ({"query_type": "item_to_item", "item_id": "zz"}, 404, "NOT_FOUND", None),
+        ({"query_type": "user_to_item", "user_id": "u", "bundle_id": "zz"}, 400, "FAILED_PRECONDITION", None),
+        ({"query_type": "user_to_item", "user_id": "u", "explain": True}, 501, "UNIMPLEMENTED", None),
+    ],
+)
+async def test_errors_have_one_shape(shop: Gateway, body: object, status: int, code: str, field: str | None) -> None:
+    answered, document, _ = await shop.post("/v1/recommend", body)
+    assert answered == status
+    assert set(document) == {"error"}
+    assert document["error"]["code"] == code
+    assert document["error"]["message"]
+    by_type = {detail["@type"].rsplit(".")[-1]: detail for detail in document["error"]["details"]}
+    assert by_type["ErrorInfo"]["domain"] == "clozerec"
+    fields = [violation["field"] for violation in by_type.get("BadRequest", {}).get("field_violations", [])]
+    assert fields == ([field] if field else [])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/interactions", {"interactions": [{"user_id": "u", "item_id": "a"}]}),
+        ("/v1/items:upsert", {"items": [{"item_id": "new", "text": "a lamp"}]}),
+        ("/v1/items:delete", {"item_ids": ["item_1"]}),
+        ("/v1/users:delete", {"user_id": "u"}),
+    ],
+)
+async def test_writes_are_unimplemented_for_now(shop: Gateway, path: str, body: object) -> None:
+    status, document, _ = await shop.post(path, body)
+    assert (status, document["error"]["code"]) == (501, "UNIMPLEMENTED")
+
+
+async def test_items_are_looked_up_in_the_order_asked(shop: Gateway) -> None:
+    status, document, _ = await shop.post("/v1/items:get", {"item_ids": ["item_89", "zz", "item_1024"]})
+    assert status == 200
+    assert [item["item_id"] for item in document["items"]] == ["item_89", "item_1024"]
+    assert document["items"][0]["metadata"] == {"brand": "Sony", "category": "Electronics", "in_stock": True}
+    assert document["unknown_item_ids"] == ["zz"]
+    status, document, _ = await shop.post("/v1/items:get", {"item_ids": []})
+    assert (status, document["error"]["code"]) == (400, "INVALID_ARGUMENT")
+
+
+async def test_info_names_the_bundle_the_schema_and_the_limits(shop: Gateway) -> None:
+    status, document = await shop.get("/v1/info")
+    assert status == 200
+    assert document["bundle_ids"] == [shop.bundle.bundle_id]
+    assert document["num_items"] == 8
+    assert document["columns"] == [
+        {"name": "brand", "type": "string"},
+        {"name": "category", "type": "string"},
+        {"name": "in_stock", "type": "bool"},
+    ]
+    assert document["limits"]["max_top_k"] == 1000
+    assert document["text_engine"] is False
+
+
+async def test_health_and_unknown_paths_are_json(shop: Gateway) -> None:
+    assert (await shop.get("/healthz"))[0] == 200
+    assert (await shop.get("/readyz")) == (200, {"status": "ready"})
+    status, document = await shop.get("/v1/nothing")
+    assert (status, document["error"]["code"]) == (404, "NOT_FOUND")
+    status, document = await shop.get("/v1/recommend")
+    assert (status, document["error"]["code"]) == (405, "UNIMPLEMENTED")
+
+
+async def test_a_request_id_is_taken_over_or_made(shop: Gateway) -> None:
+    _, _, headers = await shop.post("/v1/recommend", DESIGN_BODIES[1], **{"X-Request-Id": "my-id-7"})
+    assert headers["x-request-id"] == "my-id-7"
+    _, _, headers = await shop.post("/v1/recommend", DESIGN_BODIES[1], **{"X-Request-Id": "not usable!"})
+    assert headers["x-request-id"] not in ("", "not usable!")
