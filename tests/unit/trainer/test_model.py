@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from clozerec_core.catalogue import SpecialRows
+from clozerec_core.hybrid import ItemSpace
+from clozerec_trainer.cloze import Batch, causal_batch
+from clozerec_trainer.item_features import Content, no_content, whiten
+from clozerec_trainer.model import HybridBert4Rec, NetworkSpec
+from clozerec_trainer.objective import Objective
+
+NUM_ITEMS, DIM, POSITIONS = 12, 8, 6
+SPECIAL = SpecialRows(NUM_ITEMS)
+PAD, MASK = SPECIAL.pad, SPECIAL.mask
+
+
+def some_content() -> Content:
+    """Crowded vectors, as sentence models give them; item 3 has no text."""
+    vectors = np.random.default_rng(0).normal(size=(NUM_ITEMS, 5)).astype(np.float32) * 0.2 + 1
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[3] = 0
+    return whiten(vectors, 0)
+
+
+def make(
+    content: Content | None = None, tied: bool = True, mask: bool = True, temperature: float | None = None
+) -> HybridBert4Rec:
+    torch.manual_seed(3)
+    trained = torch.ones(NUM_ITEMS, dtype=torch.bool)
+    trained[[3, 7]] = False
+    spec = NetworkSpec(DIM, POSITIONS, depth=2, heads=2, dropout=0.0, use_attention_mask=mask)
+    return HybridBert4Rec(spec, content or some_content(), trained, tied, temperature).eval()
+
+
+def intents(model: HybridBert4Rec, *rows: list[int]) -> Tensor:
+    return model.intents(torch.tensor(rows), model.catalogue_vectors()[0])
+
+
+def test_item_vectors_are_unit_and_zero_only_without_text_and_training() -> None:
+    vectors, _ = make().catalogue_vectors()
+    norms = vectors.norm(dim=1)
+    assert norms[3] == 0
+    assert torch.allclose(norms[torch.arange(NUM_ITEMS) != 3], torch.ones(NUM_ITEMS - 1))
+
+
+def test_an_item_without_training_events_is_its_text_alone() -> None:
+    model = make()
+    weights = model.to_weights()
+    assert not weights["items.output.behaviour"][7].any()
+    space = ItemSpace.from_weights(weights, "output")
+    alone = space.day_zero_vectors(model.content.vectors_NC[7:8])
+    assert np.allclose(model.catalogue_vectors()[1][7].numpy(), alone[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("content", [some_content(), no_content(NUM_ITEMS)], ids=["text", "no text"])
+def test_torch_and_numpy_read_the_hybrid_space_alike(tied: bool, content: Content) -> None:
+    model = make(content, tied)
+    weights = model.to_weights()
+    for side, vectors in zip(("input", "output"), model.catalogue_vectors(), strict=True):
+        same = ItemSpace.from_weights(weights, side).catalogue_vectors(content.vectors_NC)
+        assert np.allclose(vectors.numpy(), same, atol=1e-5)
+
+
+def test_tied_sides_are_one_and_untied_ones_are_two() -> None:
+    tied, untied = make(tied=True), make(tied=False)
+    assert torch.equal(*tied.catalogue_vectors())
+    assert not torch.equal(*untied.catalogue_vectors())
+    assert sum(p.numel() for p in untied.items_output.parameters()) == sum(
+        p.numel() for p in tied.items_input.parameters()
+    )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_survive_writing_and_reading(tied: bool) -> None:
+    model, other = make(tied=tied), make(tied=tied)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape))
+    other.load_weights(model.to_weights())
+    assert torch.allclose(intents(model, [1, 2, MASK]), intents(other, [1, 2, MASK]))
+
+
+def test_padding_changes_nothing_under_the_attention_mask() -> None:
+    model = make()
+    assert torch.allclose(intents(model, [1, 2, MASK]), intents(model, [PAD, PAD, PAD, 1, 2, MASK]), atol=1e-6)
+
+
+def test_padding_is_read_without_the_attention_mask() -> None:
+    model = make(mask=False)
+    assert not torch.allclose(intents(model, [1, 2, MASK]), intents(model, [PAD, PAD, PAD, 1, 2, MASK]), atol=1e-4)
+
+
+def test_the_intent_reads_what_comes_after_the_mask_too() -> None:
+    model = make()
+    vectors = model.catalogue_vectors()[0]
+
+    def at_second(rows: list[int]) -> Tensor:
+        rows_BL = torch.tensor([rows])
+        return model.encode(rows_BL, vectors, rows_BL.clamp(max=NUM_ITEMS - 1))[0, 1]
+
+    assert not torch.allclose(at_second([1, MASK, 4]), at_second([1, MASK, 5]), atol=1e-4)
+
+
+def test_causal_reading_sees_the_past_only() -> None:
+    model = make()
+    vectors = model.catalogue_vectors()[0]
+
+    def hidden(rows: list[int]) -> Tensor:
+        rows_BL = torch.tensor([rows])
+        return model.encode(rows_BL, vectors, rows_BL.clamp(max=NUM_ITEMS - 1), causal=True)[0]
+
+    one, other = hidden([PAD, 1, 2, 4, MASK]), hidden([PAD, 1, 2, 5, MASK])
+    assert torch.allclose(one[:3], other[:3], atol=1e-6)
+    assert not torch.allclose(one[3:], other[3:], atol=1e-4)
+    assert torch.isfinite(one).all()
+
+
+def batch() -> Batch:
+    return causal_batch(torch.tensor([[PAD, 1, 2, 4, 5, 6]]), torch.tensor([[0.0, 1, 1, 1, 1, 1]]), SPECIAL)
+
+
+def trained_rows() -> Tensor:
+    return torch.tensor([row for row in range(NUM_ITEMS) if row not in (3, 7)])
+
+
+def test_the_full_softmax_is_the_cross_entropy_over_items_with_training_events() -> None:
+    model = make(temperature=0.5)
+    loss = Objective(model, trained_rows(), 0, 0.0).loss(batch(), torch.Generator())
+    input_ND, output_ND = model.catalogue_vectors()
+    asked = batch()
+    hidden = model.encode(asked.rows_BT, input_ND, asked.rows_BT.clamp(max=NUM_ITEMS - 1), causal=True)
+    logits = model.network.answer(hidden[asked.asked_BT]) @ output_ND.T / 0.5
+    logits[:, [3, 7]] = -torch.inf
+    assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits, asked.targets_M), atol=1e-5)
+
+
+def test_the_sampled_softmax_is_below_the_full_one_and_nears_it_with_more_samples() -> None:
+    model = make(temperature=0.5)
+    full = Objective(model, trained_rows(), 0, 0.0).loss(batch(), torch.Generator()).item()
+    few, many = (
+        Objective(model, trained_rows(), count, 0.0).loss(batch(), torch.Generator().manual_seed(0)).item()
+        for count in (2, 10)
+    )
+    assert few < many < full + 0.5
+    assert many == pytest.approx(full, abs=0.5)
+
+
+def test_a_sampled_negative_that_is_the_right_item_leaves_gradients_finite() -> None:
+    model = make(temperature=None)
+    Objective(model, trained_rows(), 40, 0.0).loss(batch(), torch.Generator().manual_seed(0)).backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert model.log_temperature.grad is not None
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_answers_count_by_their_weights() -> None:
+    model = make()
+    objective = Objective(model, trained_rows(), 0, 0.0)
+    rows = torch.tensor([[PAD, 1, 2, 4, 5, 6]])
+    only_last = objective.loss(causal_batch(rows, torch.tensor([[0.0, 0, 0, 0, 0, 2]]), SPECIAL), torch.Generator())
+    halved = objective.loss(causal_batch(rows, torch.tensor([[0.0, 0, 0, 0, 0, 1]]), SPECIAL), torch.Generator())
+    everything = objective.loss(causal_batch(rows, torch.ones(1, 6), SPECIAL), torch.Generator())
+    assert torch.allclose(only_last, halved)
+    assert not torch.allclose(only_last, everything)
+
+
+def test_dropping_the_id_part_leaves_the_text_and_spares_items_without_text() -> None:
+    model = make()
+    items = model.items_input
+    rows = torch.arange(NUM_ITEMS)
+    dropped = items(rows, torch.zeros(NUM_ITEMS, 1))
+    assert torch.allclose(dropped[7], items(rows)[7])
+    assert not torch.allclose(dropped[1], items(rows)[1])
+    with torch.no_grad():
+        items.behaviour.copy_(torch.randn(items.behaviour.shape))
+    assert torch.allclose(items(rows, torch.zeros(NUM_ITEMS, 1))[1], dropped[1])
+
+
+def test_whitened_content_is_centred_and_of_equal_spread() -> None:
+    content = some_content()
+    with_text = content.whitened()[content.vectors_NC.any(axis=1)]
+    assert np.allclose(with_text.mean(axis=0), 0, atol=1e-4)
+    correlations = np.corrcoef(with_text.T) - np.eye(with_text.shape[1])
+    assert np.abs(correlations).max() < 0.01
+    assert not content.whitened()[3].any()
+
+
+def test_content_dims_keeps_the_principal_ones() -> None:
+    content = some_content()
+    assert whiten(content.vectors_NC, 2).whitening_CK.shape == (5, 2)

@@ -1,0 +1,85 @@
+"""The catalogue of a bundle: the items table, typed, and after it the items that only interactions know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from clozerec_core.catalogue import POLARS_TYPES, Catalogue, ColumnType, Schema, column_type
+from clozerec_core.errors import UsageError
+from clozerec_trainer.payload import Payload
+from clozerec_trainer.tables import Table, read_table
+
+
+def read_items(payload: Payload) -> Table | None:
+    """The items table with every column that the payload names; None where it names no table."""
+    if payload.items is None:
+        return None
+    text_columns = [payload.item_column, *payload.list_columns]
+    table = read_table(payload.items, text_columns, parse_dates=True)
+    named = [payload.item_column, *payload.metadata_columns, *payload.list_columns]
+    table.require([*named, *([payload.display_name] if payload.display_name else [])])
+    return table
+
+
+def build_catalogue(table: Table | None, payload: Payload, seen_item_ids: Sequence[str]) -> Catalogue:
+    """Items in row order: those of the table first, then the others as they appear in the interactions.
+
+    Raises:
+        UsageError: an id is missing or repeated, or a column has a type that filters have no meaning for.
+    """
+    if table is None:
+        return Catalogue(seen_item_ids, seen_item_ids, pl.DataFrame(), {})
+    ids = table.ids(payload.item_column)
+    repeated = ids.is_duplicated()
+    if repeated.any():
+        first = ids.filter(repeated)[0]
+        raise UsageError(
+            f'{table.where(payload.item_column)}: item "{first}" stands in {(ids == first).sum()} rows; write one row '
+            "an item"
+        )
+    columns = [column for column in table.frame.get_columns() if column.name != payload.item_column]
+    typed = [_typed(column, table, payload.list_columns.get(column.name)) for column in columns]
+    schema = {column.name: kind for column, kind in typed}
+    known = set(ids)
+    item_ids = [*ids, *(item_id for item_id in seen_item_ids if item_id not in known)]
+    frame = pl.DataFrame([_extended(column, schema, len(item_ids)) for column, _ in typed])
+    return Catalogue(item_ids, _display_names(item_ids, table, payload.display_name), frame, schema)
+
+
+def _typed(column: pl.Series, table: Table, separator: str | None) -> tuple[pl.Series, ColumnType]:
+    where = table.where(column.name)
+    if separator is not None:
+        if column.dtype not in (pl.String, pl.Null):
+            raise UsageError(f"{where} holds {column.dtype}; list_columns splits text columns only")
+        members = column.cast(pl.String).str.split(separator).list.eval(pl.element().str.strip_chars())
+        return members.list.eval(pl.element().filter(pl.element() != "")), ColumnType.STRING_LIST
+    kind = ColumnType.STRING if column.dtype == pl.Null else column_type(column.dtype)
+    if kind is None:
+        raise UsageError(
+            f"{where} holds {column.dtype}, which filters cannot read; make it one of "
+            f"{', '.join(each.value for each in ColumnType)}, or leave it out"
+        )
+    if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is None:
+        column = column.dt.replace_time_zone("UTC")
+    try:
+        return column.cast(POLARS_TYPES[kind]), kind
+    except pl.exceptions.PolarsError:
+        raise UsageError(f"{where} holds values that do not fit {kind.value}; make them smaller") from None
+
+
+def _extended(column: pl.Series, schema: Schema, num_items: int) -> pl.Series:
+    """With a missing value for each item that the table lacks."""
+    return column.extend_constant(None, num_items - len(column)).cast(POLARS_TYPES[schema[column.name]])
+
+
+def _display_names(item_ids: Sequence[str], table: Table, column: str | None) -> list[str]:
+    """The shown column as text; the id where it is missing or empty."""
+    if column is None:
+        return list(item_ids)
+    values = table.frame.get_column(column)
+    if values.dtype.is_nested():
+        raise UsageError(f"{table.where(column)} holds {values.dtype}; display_name is a column of text")
+    names = values.cast(pl.String).to_list()
+    return [name or item_id for name, item_id in zip(names + [None] * len(item_ids), item_ids, strict=False)]

@@ -1,0 +1,126 @@
+"""Split histories by leave-one-out, and cut what is left for training into windows.
+
+Shapes: U users, E events, S windows, T positions of the network: max_sequence_length items and the mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clozerec_core.catalogue import SpecialRows, rfc3339
+from clozerec_core.errors import UsageError
+from clozerec_trainer.data import Ints, Log, Weights
+
+Part = Literal["validation", "test"]
+
+MIN_HISTORY_LEN = 3
+"""Shorter histories are trained on whole: nothing would be left of them beside the two held-out events."""
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Of each history the last event is the test's, the one before the validation's, the rest is for training."""
+
+    log: Log
+
+    @property
+    def users(self) -> Ints:
+        """Users whose last two events are held out."""
+        return np.flatnonzero(self.log.lengths_U >= MIN_HISTORY_LEN)
+
+    @property
+    def train_stops_U(self) -> Ints:
+        """Where the training part of each user's events ends."""
+        held_out_U = np.where(self.log.lengths_U >= MIN_HISTORY_LEN, 2, 0)
+        return self.log.starts_U1[1:] - held_out_U
+
+    @property
+    def train_events(self) -> Ints:
+        """Positions of the training events in the log."""
+        stops_E = np.repeat(self.train_stops_U, self.log.lengths_U)
+        return np.flatnonzero(np.arange(len(self.log.rows_E)) < stops_E)
+
+    def targets(self, part: Part) -> Ints:
+        """Position in the log of the held-out event of each of `users`; what stands before it may be read."""
+        return self.log.starts_U1[1:][self.users] - (1 if part == "test" else 2)
+
+    def facts(self) -> dict[str, Any]:
+        """Description with boundaries for the manifest."""
+        described: dict[str, Any] = {
+            "method": "leave-one-out",
+            "order": "stable by time; ties keep file order",
+            "num_users_held_out": len(self.users),
+            "num_train_interactions": len(self.train_events),
+            "last_train_event": rfc3339(int(self.log.times_us_E[self.train_events].max())),
+        }
+        for part in ("validation", "test"):
+            times = self.log.times_us_E[self.targets(part)] if len(self.users) else None
+            described[part] = None if times is None else [rfc3339(int(times.min())), rfc3339(int(times.max()))]
+        return described
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training samples: rows right-aligned, padded on the left."""
+
+    rows_ST: NDArray[np.int32]
+    weights_ST: Weights
+    """0 where there is padding."""
+
+    def __len__(self) -> int:
+        return len(self.rows_ST)
+
+
+def cut_windows(
+    log: Log, stops_U: Ints, special: SpecialRows, num_positions: int, stride: int | None = None
+) -> Windows:
+    """Windows of up to T items over each user's events before `stops_U`.
+
+    Args:
+        num_positions: T.
+        stride: items between the ends of a user's windows, counted from the newest event; None: the newest window only.
+
+    Raises:
+        UsageError: nobody has two events, so there is no context to learn from.
+    """
+    starts_U = log.starts_U1[:-1]
+    bounds = [
+        span
+        for first, last in zip(starts_U.tolist(), stops_U.tolist(), strict=True)
+        if last - first > 1
+        for span in _spans(first, last, num_positions, stride)
+    ]
+    if not bounds:
+        raise UsageError("no user has two events to train on; the log is too short for sequences")
+    bounds_S2 = np.array(bounds, np.int64)
+    events_ST = bounds_S2[:, 1:] - num_positions + np.arange(num_positions)
+    is_pad_ST = events_ST < bounds_S2[:, :1]
+    events_ST[is_pad_ST] = 0
+    return Windows(
+        rows_ST=np.where(is_pad_ST, special.pad, log.rows_E[events_ST]).astype(np.int32),
+        weights_ST=np.where(is_pad_ST, 0, log.weights_E[events_ST]).astype(np.float32),
+    )
+
+
+def last_windows(log: Log, stops: Ints, users: Ints, special: SpecialRows, num_positions: int) -> NDArray[np.int32]:
+    """What the network reads when serving: the newest items before `stops`, then the mask. `[len(users), T]`"""
+    starts = log.starts_U1[:-1][users]
+    events_UT = stops[:, None] - (num_positions - 1) + np.arange(num_positions)
+    is_pad_UT = events_UT < starts[:, None]
+    rows_UT = np.where(is_pad_UT, special.pad, log.rows_E[np.clip(events_UT, 0, len(log.rows_E) - 1)])
+    rows_UT[:, -1] = special.mask
+    return rows_UT.astype(np.int32)
+
+
+def _spans(first: int, last: int, num_positions: int, stride: int | None) -> list[tuple[int, int]]:
+    """Start and stop of each window over events `first` up to `last`, the newest window first."""
+    spans = []
+    for stop in range(last, first + 1, -(stride or num_positions)):
+        spans.append((max(first, stop - num_positions), stop))
+        if stride is None or stop - num_positions <= first:
+            break
+    return spans

@@ -1,0 +1,158 @@
+"""From a payload to a published bundle, top to bottom; and from a bundle back to its figures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from clozerec_core.bundle import (
+    FORMAT_VERSION,
+    Bundle,
+    Manifest,
+    ModelInfo,
+    ServingInfo,
+    TextInfo,
+    point_current,
+    publish,
+    writing_directory,
+)
+from clozerec_core.errors import UsageError
+from clozerec_trainer.data import Dataset, read_dataset
+from clozerec_trainer.experiment import Figures, judge_model, model_of, train_and_judge, train_model
+from clozerec_trainer.export import write_model, write_tables
+from clozerec_trainer.item_features import (
+    DEFAULT_CACHE_DIR,
+    Content,
+    TextModel,
+    embed,
+    find_text_model,
+    item_texts,
+    no_content,
+    text_info,
+    whiten,
+)
+from clozerec_trainer.payload import Payload
+from clozerec_trainer.progress import Reporter, SilentReporter
+from clozerec_trainer.report import write_report
+from clozerec_trainer.sequences import LeaveOneOut
+from clozerec_trainer.text_graph import write_text_engine
+
+_LIBRARIES = ("clozerec", "faiss-cpu", "numpy", "onnx", "polars", "safetensors", "sentence-transformers", "torch")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A published bundle and the figures in its manifest."""
+
+    bundle: Bundle
+    metrics: Figures
+
+
+def train(
+    payload: Payload,
+    output_dir: Path,
+    reporter: Reporter | None = None,
+    cache_dir: Path = DEFAULT_CACHE_DIR,
+) -> TrainResult:
+    """Read, train, judge, and publish a bundle in `output_dir`, where the link `current` then names it.
+
+    Args:
+        payload: what to train on, and how.
+        output_dir: made where it is missing; nothing half-written stays in it.
+        reporter: who hears of the progress.
+        cache_dir: keeps content vectors and the text model's ONNX graph for the next run.
+
+    Raises:
+        UsageError: payload, data or `output_dir` must be changed.
+        ClozerecError: the loss is no longer a number.
+    """
+    reporter = reporter or SilentReporter()
+    with writing_directory(output_dir) as staging:
+        dataset = read_dataset(payload, reporter)
+        text_model = find_text_model(payload.text_model) if payload.metadata_columns else None
+        content = _content(dataset, text_model, payload, cache_dir, reporter)
+        model, fitted, figures = train_and_judge(dataset, content, payload, reporter)
+        if payload.refit:
+            every_event_U = dataset.log.starts_U1[1:]
+            model, _ = train_model(dataset, every_event_U, content, payload, reporter, None, fitted.best_epoch)
+        reporter.say("writing_bundle", directory=str(output_dir))
+        write_model(model, staging)
+        write_tables(dataset.catalogue, dataset.log, staging)
+        if text_model is not None:
+            write_text_engine(text_model, staging, cache_dir)
+        text = text_info(text_model, content, payload.metadata_columns) if text_model else None
+        manifest = _manifest(dataset, payload, text, figures)
+        write_report(staging / "report", manifest.bundle_id, figures, fitted.epochs, manifest.payload)
+        bundle = publish(staging, output_dir, manifest)
+    point_current(bundle)
+    reporter.say("bundle_published", bundle=str(bundle.path))
+    return TrainResult(bundle, figures)
+
+
+def evaluate_bundle(bundle: Bundle, payload: Payload, reporter: Reporter | None = None) -> Figures:
+    """The figures again, from the bundle's weights and the payload's data.
+
+    Raises:
+        UsageError: the data is not what the bundle was trained on, or it was trained on the test events too.
+    """
+    trained_with = Payload.model_validate(bundle.manifest.payload)
+    if trained_with.refit:
+        raise UsageError(
+            f"bundle {bundle.bundle_id} was trained once more on every event, test events too, so they cannot "
+            "judge its weights; its manifest has the figures from before"
+        )
+    dataset = read_dataset(payload, reporter or SilentReporter())
+    if list(dataset.catalogue.item_ids) != list(bundle.catalogue.item_ids):
+        raise UsageError(f"{payload.interactions} does not give the items of bundle {bundle.bundle_id}")
+    best_epoch = int(bundle.manifest.metrics["best_epoch"])
+    return judge_model(model_of(bundle, trained_with), dataset, trained_with, best_epoch)
+
+
+def _content(
+    dataset: Dataset, text_model: TextModel | None, payload: Payload, cache_dir: Path, reporter: Reporter
+) -> Content:
+    """The catalogue's texts in the space of the text model, if there is one."""
+    if text_model is None:
+        return no_content(len(dataset.catalogue))
+    texts = item_texts(dataset.catalogue, payload.metadata_columns)
+    if len({text for text in texts if text}) < 2:
+        raise UsageError(f"the columns {', '.join(payload.metadata_columns)} hold fewer than two texts; leave them out")
+    return whiten(embed(texts, text_model, cache_dir, reporter), payload.content_dims)
+
+
+def _manifest(dataset: Dataset, payload: Payload, text: TextInfo | None, figures: Figures) -> Manifest:
+    now = datetime.now(UTC)
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        bundle_id=f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}",
+        created_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        model=ModelInfo(
+            dim=payload.hidden_size,
+            max_sequence_length=payload.max_sequence_length,
+            use_attention_mask=payload.use_attention_mask,
+            num_items=len(dataset.catalogue),
+        ),
+        text=text,
+        serving=ServingInfo(top_k_results=payload.top_k_results, exclude_seen=payload.exclude_seen),
+        schema_=dict(dataset.catalogue.schema),
+        payload=payload.model_dump(mode="json"),
+        data=dataset.facts(),
+        split=LeaveOneOut(dataset.log).facts(),
+        metrics=figures,
+        libraries=_libraries(),
+        files={},
+    )
+
+
+def _libraries() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "source tree"
+    return versions
