@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import toy_world
+from hypothesis import HealthCheck, settings
 
 from clozerec_core.bundle import Bundle
+
+# The same examples on every run and machine, and no time limit on any of them.
+settings.register_profile(
+    "clozerec",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("clozerec")
 
 
 @pytest.fixture(scope="session")
@@ -20,12 +30,3 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def toy_text_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Cyclic shoppers, ids and MiniLM embeddings of the titles."""
     return toy_world.train_toy_bundle(tmp_path_factory.mktemp("toy-text"), metadata_columns=["title"])
-
-
-@pytest.fixture(scope="session")
-def data_dir() -> Path:
-    """The measuring data beside the checkout; tests that need it are skipped where it is absent."""
-    directory = Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not directory.is_dir():
-        pytest.skip(f"needs MovieLens-1M and Amazon Beauty as Parquet in {directory.name}/ beside the checkout")
-    return directory

@@ -54,7 +54,7 @@ def prepare(directory: Path) -> Path:
             events = ([row["user_id"], row["item_id"], row["timestamp"]] for row in _table(archive, ".inter"))
             _write(interactions, ["user_id", "item_id", "timestamp"], events)
             films = (
-                [row["item_id"], row["movie_title"], row["release_year"], row["class"].replace(" ", "|")]
+                [row["item_id"], row["movie_title"], _year(row["release_year"]), row["class"].replace(" ", "|")]
                 for row in _table(archive, ".item")
             )
             _write(items, ["item_id", "title", "year", "genres"], films)
@@ -94,6 +94,11 @@ def _table(archive: zipfile.ZipFile, suffix: str) -> Iterator[dict[str, str]]:
         header = [name.split(":")[0] for name in next(rows)]
         for row in rows:
             yield dict(zip(header, row, strict=True))
+
+
+def _year(text: str) -> str:
+    """Empty where the table has something else, as it does for two films."""
+    return text if text.isdigit() else ""
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

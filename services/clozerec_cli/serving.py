@@ -149,12 +149,12 @@ async def _gateway(
     from clozerec_gateway.pipeline import Pipeline
     from clozerec_gateway.servicer import RecommenderServicer
 
-    manifest, timeout_s = bundle.manifest, settings.default_timeout_s
+    manifest = bundle.manifest
     histories = await asyncio.to_thread(Histories, bundle)
     pipeline = Pipeline(
         manifest,
-        EncoderClient(encoder_stub, manifest.bundle_id, timeout_s),
-        RetrieverClient(retriever_stub, manifest.bundle_id, manifest.schema_, timeout_s),
+        EncoderClient(encoder_stub, manifest.bundle_id),
+        RetrieverClient(retriever_stub, manifest.bundle_id, manifest.schema_),
         histories,
     )
     servicer = RecommenderServicer(pipeline)

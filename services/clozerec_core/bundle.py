@@ -211,7 +211,9 @@ def publish(staging: Path, output_dir: Path, manifest: Manifest) -> Bundle:
     files = {name: FileEntry(size=(staging / name).stat().st_size, sha256=sha256_of(staging / name)) for name in names}
     sealed = manifest.model_copy(update={"files": files}).sealed()
     (staging / MANIFEST).write_bytes(sealed.render())
-    staging.chmod(0o755)
+    # The services may run as another user than the trainer; some writers make their files private.
+    for path in (staging, *staging.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     for path in sorted(staging.rglob("*")):
         _fsync(path)
     _fsync(staging)

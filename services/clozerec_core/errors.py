@@ -6,10 +6,12 @@
     ├── BundleMismatch            FAILED_PRECONDITION
     ├── NoTextEngine              FAILED_PRECONDITION
     ├── NotReady                  UNAVAILABLE
+    ├── Overloaded                RESOURCE_EXHAUSTED    with RetryInfo
     ├── DeadlineExceeded          DEADLINE_EXCEEDED
     ├── NotImplementedYet         UNIMPLEMENTED
     ├── BadBundle                 FAILED_PRECONDITION   a file of the bundle is missing, damaged or too new
-    └── UsageError                INVALID_ARGUMENT      the command line: payload, data, paths (exit code 2)
+    ├── UsageError                INVALID_ARGUMENT      the command line: payload, data, paths (exit code 2)
+    └── RelayedError, GatewayRefused                    another process's error, with the status that it had
 
 Raised where the fault is known; `rpc_errors.py` maps the tree to google.rpc.Status in one place. A message tells the
 caller what to change and never holds inner text.
@@ -97,6 +99,15 @@ class NotReady(ClozerecError):
 
     status = grpc.StatusCode.UNAVAILABLE
     reason = "UNAVAILABLE"
+
+
+class Overloaded(ClozerecError):
+    """The queue is full: refused at once rather than late."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "OVERLOADED"
+    retry_s = 0.5
+    """When to try again, in seconds; under one."""
 
 
 class DeadlineExceeded(ClozerecError):

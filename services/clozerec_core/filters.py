@@ -35,6 +35,10 @@ MAX_VALUES = 1024
 MAX_EXACT_INTEGER = 2**53
 """Beyond it JSON numbers, being doubles, skip integers."""
 
+MAX_SUGGESTED_LEN = 64
+MAX_SUGGESTED_FROM = 500
+"""No suggestion is made for longer words, nor from more known ones."""
+
 _RFC3339 = re.compile(
     r"\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?([Zz]|[+-]\d{2}:\d{2})?)?", flags=re.ASCII
 )
@@ -85,7 +89,8 @@ def parse_datetime(text: str) -> int | None:
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """` (did you mean "…"?)` where a known word is close, else nothing."""
-    close = difflib.get_close_matches(word, known, n=1)
+    # Comparing is quadratic in the length of the words, and the word is the caller's.
+    close = difflib.get_close_matches(word, known[:MAX_SUGGESTED_FROM], n=1) if len(word) <= MAX_SUGGESTED_LEN else []
     return f' (did you mean "{close[0]}"?)' if close else ""
 
 

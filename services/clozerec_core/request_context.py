@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 import structlog
 
+from clozerec_core.errors import DeadlineExceeded
+
 REQUEST_ID_KEY = "x-request-id"
 TRACEPARENT_KEY = "traceparent"
 _USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class RequestContext:
 
     request_id: str
     traceparent: str | None
-    """W3C trace context, passed on as it came."""
+    """W3C trace context, passed on as it came; None where it was not well-formed."""
     deadline: float | None
     """On the monotonic clock, in seconds; None: the caller set none."""
 
@@ -45,13 +48,23 @@ def current_request() -> RequestContext:
     return _current.get() or RequestContext(uuid.uuid4().hex, None, None)
 
 
+def check_time_left() -> None:
+    """Stop work whose caller has given up; for long work, between its parts.
+
+    Raises:
+        DeadlineExceeded: the request's deadline has passed.
+    """
+    if current_request().remaining_s() == 0:
+        raise DeadlineExceeded("the deadline passed before the work was done")
+
+
 @contextmanager
 def handling(metadata: Mapping[str, str], timeout_s: float | None) -> Iterator[RequestContext]:
     """Work for one request: take over its id (or make one) and its deadline, and put the id into every log line."""
-    given = metadata.get(REQUEST_ID_KEY, "")
+    given, traceparent = metadata.get(REQUEST_ID_KEY, ""), metadata.get(TRACEPARENT_KEY, "")
     request = RequestContext(
         request_id=given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex,
-        traceparent=metadata.get(TRACEPARENT_KEY),
+        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
         deadline=None if timeout_s is None else time.monotonic() + timeout_s,
     )
     token = _current.set(request)

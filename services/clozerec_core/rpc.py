@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import Field
 
-from clozerec_core.errors import BadRequest, ClozerecError, UsageError
+from clozerec_core.errors import BadRequest, ClozerecError, DeadlineExceeded, UsageError
 from clozerec_core.request_context import REQUEST_ID_KEY, current_request, handling
 from clozerec_core.rpc_errors import status_trailers, to_status
 from clozerec_core.settings import Settings
@@ -24,7 +25,14 @@ OUR_METHODS = "/clozerec.v1."
 LIVENESS = "liveness"
 """Health name that is SERVING as long as the process can answer at all; readiness has each service's own name."""
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+MAX_RESPONSE_BYTES = 128 * 1024 * 1024
+"""A thousand items with all of their metadata may be large."""
+
+ANSWER_MARGIN_S = 0.005
+"""Left of the deadline to say that it has passed, before grpc cancels the call without a word."""
+
+STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 log = get_logger("rpc")
 
@@ -38,6 +46,9 @@ class ServerSettings(Settings):
         0.0, ge=0, description="Seconds between NOT_SERVING and refusing calls, for balancers to notice."
     )
     grace_s: float = Field(5.0, ge=0, description="Seconds that calls under way may take after that.")
+    default_timeout_s: float = Field(
+        10.0, gt=0, description="Seconds for an answer when the caller sets no deadline; a call without one may hang."
+    )
     log_level: LogLevel = Field("info", description="Least severe line that is written.")
     log_format: LogFormat = Field("json", description="json for machines, console for people.")
 
@@ -61,10 +72,10 @@ class GrpcServer:
         # Without so_reuseport=0 two servers share a port silently, and each sees half of the calls.
         options = (
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+            ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
         )
-        self._server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=options)
+        self._server = grpc.aio.server(interceptors=(ErrorInterceptor(settings.default_timeout_s),), options=options)
         for service in services:
             service.register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -110,6 +121,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     Decoding happens here because grpc would answer a malformed message with UNKNOWN and inner text.
     """
 
+    def __init__(self, default_timeout_s: float) -> None:
+        self._default_timeout_s = default_timeout_s
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
@@ -121,7 +135,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return handler
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                _unary(handler.unary_unary, handler.request_deserializer, method),
+                _unary(handler.unary_unary, handler.request_deserializer, method, self._default_timeout_s),
                 response_serializer=handler.response_serializer,
             )
         assert handler.stream_stream is not None, "our services have unary and bidirectional methods only"
@@ -135,13 +149,16 @@ Decode = Callable[[bytes], Message]
 
 
 def _unary(
-    inner: Callable[[Message, Any], Awaitable[Message]], decode: Decode, method: str
+    inner: Callable[[Message, Any], Awaitable[Message]], decode: Decode, method: str, default_timeout_s: float
 ) -> Callable[[bytes, Any], Awaitable[Message]]:
     async def call(raw: bytes, context: Any) -> Message:
-        with handling(_text_metadata(context), context.time_remaining()) as request:
+        remaining_s = context.time_remaining()
+        timeout_s = default_timeout_s if remaining_s is None else remaining_s
+        with handling(_text_metadata(context), timeout_s) as request:
             context.set_trailing_metadata(((REQUEST_ID_KEY, request.request_id),))
             try:
-                return await inner(_decoded(raw, decode), context)
+                async with in_time(timeout_s - ANSWER_MARGIN_S):
+                    return await inner(_decoded(raw, decode), context)
             except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                 return cast(Message, await _abort(context, error, method))
 
@@ -177,10 +194,27 @@ def _decoded(raw: bytes, decode: Decode) -> Message:
 async def _abort(context: Any, error: Exception, method: str) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    status = to_status(error, current_request().request_id)
+    request_id = current_request().request_id
+    status = to_status(error, request_id)
     log_failure(error, status.code, method)
-    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
-    await context.abort(code, status.message, trailing_metadata=status_trailers(status))
+    trailers = (*status_trailers(status), (REQUEST_ID_KEY, request_id))
+    await context.abort(STATUS_CODES[status.code], status.message, trailing_metadata=trailers)
+
+
+@asynccontextmanager
+async def in_time(timeout_s: float) -> AsyncIterator[None]:
+    """Let the block run for so long and no longer.
+
+    Raises:
+        DeadlineExceeded: it was not done.
+    """
+    try:
+        async with asyncio.timeout(timeout_s) as scope:
+            yield
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        raise DeadlineExceeded("the deadline passed before the answer was ready") from None
 
 
 def log_failure(error: BaseException, code: int, method: str) -> None:

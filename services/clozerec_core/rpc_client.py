@@ -10,9 +10,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from clozerec_core.errors import DeadlineExceeded
 from clozerec_core.request_context import current_request
-from clozerec_core.rpc import MAX_MESSAGE_BYTES
+from clozerec_core.rpc import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -39,8 +38,8 @@ def open_channel(target: str) -> grpc.aio.Channel:
         target,
         options=(
             ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
+            ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
         ),
     )
 
@@ -48,7 +47,7 @@ def open_channel(target: str) -> grpc.aio.Channel:
 class LocalStub:
     """Calls a servicer of the same process as a gRPC stub would, without a socket.
 
-    Deadlines hold as on a channel. Errors arrive as the domain's own, since there is no wire to cross.
+    A passed deadline raises TimeoutError, and errors arrive as the domain's own, since there is no wire to cross.
     """
 
     def __init__(self, servicer: object) -> None:
@@ -58,11 +57,8 @@ class LocalStub:
         inner = getattr(self._servicer, method)
 
         async def call(request: Message, *, timeout: float | None = None, metadata: object = None) -> Any:  # noqa: ASYNC109
-            try:
-                async with asyncio.timeout(timeout):
-                    return await inner(request, _LocalContext())
-            except TimeoutError:
-                raise DeadlineExceeded(f"{method} did not answer in time") from None
+            async with asyncio.timeout(timeout):
+                return await inner(request, _LocalContext())
 
         return call
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
+from urllib.parse import quote
 
 import grpc
-from google.protobuf import any_pb2, message
+from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from clozerec_core.errors import BadRequest, ClozerecError, Violation
+from clozerec_core.errors import BadRequest, ClozerecError, DeadlineExceeded, NotReady, Overloaded, Violation
 
 DOMAIN = "clozerec"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
-MAX_MESSAGE_BYTES = 1_024
-MAX_VIOLATION_BYTES = 4_096
-"""Statuses travel in trailers, which peers cap at 8 KiB; what does not fit is left out and counted."""
+MAX_MESSAGE_BYTES = 512
+MAX_TRAILER_BYTES = 6_000
+"""Peers cap a response's metadata at 8 KiB and drop what is over it, status included; the rest is for other trailers.
+The status itself, in base64, and its message, percent-encoded, both count."""
 
 
 class RelayedError(ClozerecError):
@@ -26,10 +29,6 @@ class RelayedError(ClozerecError):
         self.status = status
         self.reason = reason
         super().__init__(text)
-
-
-_OURS_TO_FIX = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN})
-"""From an inner service these mean a fault between our own parts, not in the caller's request."""
 
 
 def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
@@ -42,27 +41,40 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
         text = f"internal error; name request {request_id} when you report it"
     status = status_pb2.Status(code=code.value[0], message=text)
     _add(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata={"request_id": request_id}))
+    if isinstance(error, Overloaded):
+        _add(status, error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(nanos=int(error.retry_s * 1e9))))
     if isinstance(error, BadRequest):
-        _add(status, _bad_request(error.violations))
+        _add_violations(status, error.violations)
     return status
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> ClozerecError:
     """What an inner service's failure means to the gateway's caller."""
-    code = error.code()
-    if code in _OURS_TO_FIX:
-        return ClozerecError(f"{service} answered {code.name}: {error.details()}")
-    reason = code.name
+    code, reason, is_ours = error.code(), error.code().name, False
     status = rpc_status.from_call(cast(grpc.Call, error))
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):
-            reason = info.reason
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return RelayedError(code, reason, f"{service} is not reachable; try again")
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            reason, is_ours = info.reason, True
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return RelayedError(code, reason, f"{service} did not answer in time")
-    return RelayedError(code, reason, error.details() or code.name)
+        return DeadlineExceeded(f"{service} did not answer in time")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) and not is_ours:
+        return NotReady(f"{service} is not reachable; try again")
+    if not is_ours:
+        # The words are gRPC's own, or another server's: not for our caller.
+        return ClozerecError(f"{service} answered {code.name}: {error.details()}")
+    return relayed(RelayedError(code, reason, error.details() or code.name), service)
+
+
+def relayed(error: ClozerecError, service: str) -> ClozerecError:
+    """An inner service's own error as the gateway's caller may see it, from a channel or within a process alike."""
+    if error.status in _OURS_TO_FIX:
+        return ClozerecError(f"{service} answered {error.status.name}: {error.message}")
+    return error
+
+
+_OURS_TO_FIX = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
+"""From an inner service these mean a fault between our own parts: the gateway has checked the caller's request."""
 
 
 def status_trailers(status: status_pb2.Status) -> tuple[tuple[str, bytes], ...]:
@@ -71,23 +83,30 @@ def status_trailers(status: status_pb2.Status) -> tuple[tuple[str, bytes], ...]:
 
 
 def shorten(text: str, max_bytes: int) -> str:
-    """At most `max_bytes` of UTF-8, cut between characters, with an ellipsis where something went."""
-    raw = text.encode("utf-8", errors="replace")
-    return text if len(raw) <= max_bytes else raw[: max_bytes - 3].decode("utf-8", errors="ignore") + "…"
+    """At most `max_bytes` of valid UTF-8, cut between characters, with an ellipsis where something went."""
+    raw = text[: max_bytes + 1].encode("utf-8", errors="replace")
+    if len(raw) <= max_bytes:
+        return raw.decode()
+    return raw[: max_bytes - len("…".encode())].decode("utf-8", errors="ignore") + "…"
 
 
-def _bad_request(violations: tuple[Violation, ...]) -> error_details_pb2.BadRequest:
-    detail = error_details_pb2.BadRequest()
-    budget = MAX_VIOLATION_BYTES
+def _add_violations(status: status_pb2.Status, violations: tuple[Violation, ...]) -> None:
+    """As many as fit, the first one always; the last says how many were left out."""
+    bad_request = error_details_pb2.BadRequest()
+    room = MAX_TRAILER_BYTES - len(quote(status.message)) - _base64_len(status.ByteSize()) - 200
     for i, violation in enumerate(violations):
-        field, description = shorten(violation.field, 256), shorten(violation.description, 512)
-        budget -= len(field.encode()) + len(description.encode())
-        if budget < 0 and i > 0:
-            rest = f"{len(violations) - i} more violations"
-            detail.field_violations.add(field=shorten(violation.field, 64), description=f"… and {rest}")
+        bad_request.field_violations.add(
+            field=shorten(violation.field, 256), description=shorten(violation.description, 512)
+        )
+        if i > 0 and _base64_len(bad_request.ByteSize()) > room:
+            del bad_request.field_violations[-1]
+            bad_request.field_violations.add(field="", description=f"and {len(violations) - i} more")
             break
-        detail.field_violations.add(field=field, description=description)
-    return detail
+    _add(status, bad_request)
+
+
+def _base64_len(num_bytes: int) -> int:
+    return 4 * math.ceil(num_bytes / 3)
 
 
 def _add(status: status_pb2.Status, detail: message.Message) -> None:

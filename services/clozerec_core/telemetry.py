@@ -20,6 +20,7 @@ DRAINING = "draining"
 STOPPED = "stopped"
 BUNDLE_OPENED = "bundle_opened"
 REQUEST_FAILED = "request_failed"
+LIBRARY_SAID = "library_said"
 UNEXPECTED_ERROR = "unexpected_error"
 
 
@@ -40,6 +41,15 @@ def configure_logging(level: LogLevel = "info", log_format: LogFormat = "json") 
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    logging.basicConfig(level=logging.WARNING, handlers=[_LibraryLines()], force=True)
+
+
+class _LibraryLines(logging.Handler):
+    """What libraries say through the standard library, in our form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = get_logger(record.name)
+        log.log(record.levelno, LIBRARY_SAID, message=record.getMessage(), exc_info=record.exc_info)
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:

@@ -19,6 +19,9 @@ from clozerec_encoder.engine import SequenceEngine, VectorSequence
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_encoder.text import TextEngine
 
+MAX_CONTENT_NORM = 1e6
+"""Far beyond what any text engine returns, and far below what overflows."""
+
 
 @dataclass(frozen=True)
 class ItemToken:
@@ -163,8 +166,9 @@ class Encoder:
             raise NoTextEngine
         if len(content) != expected:
             raise BadRequest.of(field, f"expected {expected} values, not {len(content)}")
-        if not np.isfinite(content).all():
-            raise BadRequest.of(field, "expected finite values")
+        # Also false for NaN; a norm in double precision does not overflow.
+        if not np.linalg.norm(content.astype(np.float64)) < MAX_CONTENT_NORM:
+            raise BadRequest.of(field, "expected finite values, as the text engine returns them with length 1")
 
     def _text_token_vectors(self, sequences: Sequence[TokenSequence]) -> tuple[dict[str, Floats], frozenset[str]]:
         """Input-side vectors of all texts in the request, each embedded once, and which of them were cut."""

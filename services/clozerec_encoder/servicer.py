@@ -1,6 +1,6 @@
 """`clozerec.v1.EncoderService` on the wire: messages to domain types and back, and nothing else.
 
-Network runs take place on one worker thread, so that the event loop keeps answering health checks meanwhile.
+Each call runs whole on one worker thread, conversion included, so that the event loop keeps answering health checks.
 """
 
 from __future__ import annotations
@@ -32,23 +32,12 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     async def EncodeSequences(
         self, request: encoder_pb2.EncodeSequencesRequest, context: Any
     ) -> encoder_pb2.EncodeSequencesResponse:
-        self._encoder.check_bundle(request.bundle_id)
-        sequences = [_sequence(message, f"sequences[{i}]") for i, message in enumerate(request.sequences)]
-        results = await self._worker.run(lambda: self._encoder.encode_sequences(sequences))
-        return encoder_pb2.EncodeSequencesResponse(
-            bundle_id=self._encoder.bundle_id, sequences=[_encoded(result) for result in results]
-        )
+        return await self._worker.run(lambda: self._encode_sequences(request))
 
     async def EncodeTexts(
         self, request: encoder_pb2.EncodeTextsRequest, context: Any
     ) -> encoder_pb2.EncodeTextsResponse:
-        self._encoder.check_bundle(request.bundle_id)
-        vectors = await self._worker.run(lambda: self._encoder.encode_texts(list(request.texts)))
-        texts = [
-            encoder_pb2.EncodedText(content=content.tolist(), item=item.tolist(), truncated=truncated)
-            for content, item, truncated in zip(vectors.content, vectors.items, vectors.truncated, strict=True)
-        ]
-        return encoder_pb2.EncodeTextsResponse(bundle_id=self._encoder.bundle_id, texts=texts)
+        return await self._worker.run(lambda: self._encode_texts(request))
 
     async def GetEncoderInfo(
         self, request: encoder_pb2.GetEncoderInfoRequest, context: Any
@@ -68,6 +57,23 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     def close(self) -> None:
         """Stop the worker once no call is under way."""
         self._worker.close()
+
+    def _encode_sequences(self, request: encoder_pb2.EncodeSequencesRequest) -> encoder_pb2.EncodeSequencesResponse:
+        self._encoder.check_bundle(request.bundle_id)
+        sequences = [_sequence(message, f"sequences[{i}]") for i, message in enumerate(request.sequences)]
+        results = self._encoder.encode_sequences(sequences)
+        return encoder_pb2.EncodeSequencesResponse(
+            bundle_id=self._encoder.bundle_id, sequences=[_encoded(result) for result in results]
+        )
+
+    def _encode_texts(self, request: encoder_pb2.EncodeTextsRequest) -> encoder_pb2.EncodeTextsResponse:
+        self._encoder.check_bundle(request.bundle_id)
+        vectors = self._encoder.encode_texts(request.texts)
+        texts = [
+            encoder_pb2.EncodedText(content=content.tolist(), item=item.tolist(), truncated=truncated)
+            for content, item, truncated in zip(vectors.content, vectors.items, vectors.truncated, strict=True)
+        ]
+        return encoder_pb2.EncodeTextsResponse(bundle_id=self._encoder.bundle_id, texts=texts)
 
 
 def _sequence(message: encoder_pb2.Sequence, field: str) -> TokenSequence:

@@ -14,6 +14,10 @@ from tokenizers import Encoding, Tokenizer
 
 from clozerec_core.bundle import TEXT_MODEL, TOKENIZER, Bundle, TextInfo
 from clozerec_core.hybrid import Floats
+from clozerec_core.request_context import check_time_left
+
+TEXTS_AT_ONCE = 32
+"""Texts that are cut into word pieces together; what a tokenizer makes of a long text is many times its size."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,23 @@ class TextEngine:
         self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def embed(self, texts: Sequence[str]) -> EmbeddedTexts:
-        """Content vectors in the order of the texts, each non-empty."""
-        encodings = self._tokenizer.encode_batch(list(texts))
+        """Content vectors in the order of the texts, each non-empty.
+
+        Raises:
+            DeadlineExceeded: the caller gave up before the last batch.
+        """
         content_BC = np.zeros((len(texts), self.info.content_dim), np.float32)
-        for batch in _batches([len(encoding.ids) for encoding in encodings], self._batch_tokens):
-            content_BC[batch] = self._run([encodings[i] for i in batch])
-        return EmbeddedTexts(content_BC, tuple(bool(encoding.overflowing) for encoding in encodings))
+        truncated = [False] * len(texts)
+        by_size = sorted(range(len(texts)), key=lambda position: len(texts[position]))
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            positions = by_size[start : start + TEXTS_AT_ONCE]
+            encodings = self._tokenizer.encode_batch([texts[position] for position in positions])
+            for position, encoding in zip(positions, encodings, strict=True):
+                truncated[position] = bool(encoding.overflowing)
+            for batch in _batches([len(encoding.ids) for encoding in encodings], self._batch_tokens):
+                check_time_left()
+                content_BC[[positions[i] for i in batch]] = self._run([encodings[i] for i in batch])
+        return EmbeddedTexts(content_BC, tuple(truncated))
 
     def _run(self, encodings: Sequence[Encoding]) -> Floats:
         longest = max(len(encoding.ids) for encoding in encodings)

@@ -19,7 +19,7 @@ from clozerec_core.errors import ClozerecError, DeadlineExceeded, UnknownItem
 from clozerec_core.filter_wire import filter_to_wire
 from clozerec_core.predicate import EVERYTHING, Predicate
 from clozerec_core.request_context import current_request
-from clozerec_core.rpc_errors import from_rpc_error
+from clozerec_core.rpc_errors import from_rpc_error, relayed
 from clozerec_gateway.query import Candidate, Found
 
 Request = TypeVar("Request", bound=Message)
@@ -75,12 +75,9 @@ class StoredItem:
 class EncoderClient:
     """Calls EncoderService for one bundle."""
 
-    def __init__(
-        self, stub: encoder_pb2_grpc.EncoderServiceAsyncStub, bundle_id: str, default_timeout_s: float
-    ) -> None:
+    def __init__(self, stub: encoder_pb2_grpc.EncoderServiceAsyncStub, bundle_id: str) -> None:
         self._stub = stub
         self._bundle_id = bundle_id
-        self._default_timeout_s = default_timeout_s
 
     async def encode_sequence(self, members: Sequence[str | TextItem], mask_index: int | None) -> EncodedSequence:
         """Intent of one sequence of item ids and texts, oldest first; the mask after the last member by default."""
@@ -90,7 +87,7 @@ class EncoderClient:
         ]
         sequence = encoder_pb2.Sequence(tokens=tokens, mask_index=mask_index)
         request = encoder_pb2.EncodeSequencesRequest(bundle_id=self._bundle_id, sequences=[sequence])
-        response = await _call(self._stub.EncodeSequences, request, self._default_timeout_s, "the encoder")
+        response = await _call(self._stub.EncodeSequences, request, "the encoder")
         encoded = response.sequences[0]
         return EncodedSequence(
             intent=encoded.intent or None,
@@ -102,7 +99,7 @@ class EncoderClient:
     async def encode_text(self, text: str) -> EncodedText:
         """Item vector of an item with this text and no behaviour."""
         request = encoder_pb2.EncodeTextsRequest(bundle_id=self._bundle_id, texts=[text])
-        response = await _call(self._stub.EncodeTexts, request, self._default_timeout_s, "the encoder")
+        response = await _call(self._stub.EncodeTexts, request, "the encoder")
         return EncodedText(response.texts[0].item, response.texts[0].truncated)
 
 
@@ -114,12 +111,10 @@ class RetrieverClient:
         stub: retriever_pb2_grpc.RetrieverServiceAsyncStub,
         bundle_id: str,
         schema: Schema,
-        default_timeout_s: float,
     ) -> None:
         self._stub = stub
         self._bundle_id = bundle_id
         self._schema = schema
-        self._default_timeout_s = default_timeout_s
 
     async def search(self, intent: Sequence[float], selection: Selection) -> Found:
         """Items nearest to a vector of the bundle's space."""
@@ -148,7 +143,7 @@ class RetrieverClient:
         )
         if selection.where != EVERYTHING:
             request.filter.CopyFrom(filter_to_wire(selection.where, self._schema))
-        response = await _call(self._stub.ListPopular, request, self._default_timeout_s, "the retriever")
+        response = await _call(self._stub.ListPopular, request, "the retriever")
         return Found([_candidate(message) for message in response.candidates], response.exhausted)
 
     async def get_items(self, item_ids: Sequence[str], metadata_fields: Sequence[str]) -> list[StoredItem]:
@@ -156,7 +151,7 @@ class RetrieverClient:
         request = retriever_pb2.RetrieverServiceGetItemsRequest(
             bundle_id=self._bundle_id, item_ids=item_ids, metadata_fields=metadata_fields
         )
-        response = await _call(self._stub.GetItems, request, self._default_timeout_s, "the retriever")
+        response = await _call(self._stub.GetItems, request, "the retriever")
         return [StoredItem(item.item_id, item.known, item.display_name, item.metadata) for item in response.items]
 
     def _search_request(
@@ -175,7 +170,7 @@ class RetrieverClient:
         return request
 
     async def _search(self, request: retriever_pb2.SearchRequest) -> Found:
-        response = await _call(self._stub.Search, request, self._default_timeout_s, "the retriever")
+        response = await _call(self._stub.Search, request, "the retriever")
         candidates = [_candidate(message) for message in response.candidates]
         return Found(candidates, response.exhausted, response.vectorless_item)
 
@@ -185,10 +180,7 @@ def _candidate(message: retriever_pb2.Candidate) -> Candidate:
 
 
 async def _call(
-    method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
-    request: Request,
-    default_timeout_s: float,
-    service: str,
+    method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, service: str
 ) -> Response:
     """One call inside the request's deadline.
 
@@ -196,11 +188,11 @@ async def _call(
         ClozerecError: what the failure means to the gateway's caller.
     """
     context = current_request()
-    remaining_s = context.remaining_s()
-    timeout_s = default_timeout_s if remaining_s is None else remaining_s
-    if timeout_s <= 0:
-        raise DeadlineExceeded(f"no time was left to ask {service}")
     try:
-        return await method(request, timeout=timeout_s, metadata=context.outgoing_metadata())
+        return await method(request, timeout=context.remaining_s(), metadata=context.outgoing_metadata())
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error, service) from error
+    except TimeoutError:
+        raise DeadlineExceeded(f"{service} did not answer in time") from None
+    except ClozerecError as error:
+        raise relayed(error, service) from error

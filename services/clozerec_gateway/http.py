@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from clozerec.v1 import recommender_pb2
-from clozerec_core.errors import UsageError
+from clozerec_core.errors import BadRequest, UsageError
 from clozerec_core.request_context import REQUEST_ID_KEY, handling
-from clozerec_core.rpc import MAX_MESSAGE_BYTES, log_failure
+from clozerec_core.rpc import MAX_REQUEST_BYTES, STATUS_CODES, in_time, log_failure
 from clozerec_core.rpc_errors import to_status
 from clozerec_core.telemetry import SERVING, get_logger
+from clozerec_core.workers import Workers
 from clozerec_gateway.json_codec import parse_json, to_json
 from clozerec_gateway.servicer import RecommenderServicer
 from clozerec_gateway.settings import GatewaySettings
@@ -24,34 +29,55 @@ from clozerec_gateway.settings import GatewaySettings
 HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.OUT_OF_RANGE: 400,
     grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.CANCELLED: 499,
+    grpc.StatusCode.UNKNOWN: 500,
     grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.DATA_LOSS: 500,
     grpc.StatusCode.UNIMPLEMENTED: 501,
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 """As `google.rpc.Code` maps its codes."""
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+MAX_RECOMMEND_BYTES = 4 * 1024 * 1024
+"""The largest valid request has 3 MB: 11,000 ids of 256 bytes, and a filter."""
+
+LARGE_BYTES = 32 * 1024
+"""From here on JSON is read and written on a thread: it would hold up health checks."""
+
 _REFUSED_BY_FRAMEWORK = {
     404: ("NOT_FOUND", "no such path; the API's paths are listed in docs/api.md"),
     405: ("UNIMPLEMENTED", "this path takes another method"),
-    413: ("RESOURCE_EXHAUSTED", f"the body is larger than {MAX_MESSAGE_BYTES} bytes"),
+    413: ("RESOURCE_EXHAUSTED", "the body is too large"),
 }
+"""What never reaches an RPC keeps HTTP's own status."""
 
-ROUTES: dict[str, tuple[str, type[Message]]] = {
-    "/v1/recommend": ("Recommend", recommender_pb2.RecommendRequest),
-    "/v1/interactions": ("RecordInteractions", recommender_pb2.RecordInteractionsRequest),
-    "/v1/items:upsert": ("UpsertItems", recommender_pb2.UpsertItemsRequest),
-    "/v1/items:delete": ("DeleteItems", recommender_pb2.DeleteItemsRequest),
-    "/v1/items:get": ("GetItems", recommender_pb2.GetItemsRequest),
-    "/v1/users:delete": ("DeleteUser", recommender_pb2.DeleteUserRequest),
+
+@dataclass(frozen=True)
+class Route:
+    """A POST path."""
+
+    method: str
+    """The RPC behind it."""
+    request_type: type[Message]
+    max_bytes: int = MAX_REQUEST_BYTES
+
+
+ROUTES = {
+    "/v1/recommend": Route("Recommend", recommender_pb2.RecommendRequest, MAX_RECOMMEND_BYTES),
+    "/v1/interactions": Route("RecordInteractions", recommender_pb2.RecordInteractionsRequest),
+    "/v1/items:upsert": Route("UpsertItems", recommender_pb2.UpsertItemsRequest),
+    "/v1/items:delete": Route("DeleteItems", recommender_pb2.DeleteItemsRequest),
+    "/v1/items:get": Route("GetItems", recommender_pb2.GetItemsRequest),
+    "/v1/users:delete": Route("DeleteUser", recommender_pb2.DeleteUserRequest),
 }
-"""POST paths, the RPC behind each, and its request."""
 
 log = get_logger("http")
 
@@ -63,13 +89,15 @@ class HttpFront:
         self._servicer = servicer
         self._settings = settings
         self._is_ready = False
-        application = web.Application(client_max_size=MAX_MESSAGE_BYTES, middlewares=[_framework_errors_as_json])
-        for path, (method, request_type) in ROUTES.items():
-            application.router.add_post(path, self._handler(method, request_type))
+        self._json_worker = Workers("JSON reader", num_threads=1)
+        application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[_framework_errors_as_json])
+        for path, route in ROUTES.items():
+            application.router.add_post(path, self._handler(route))
         application.router.add_get("/v1/info", self._info)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=settings.grace_s)
+        logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
 
     async def start(self) -> int:
         """Listen, not ready yet; returns the port.
@@ -102,16 +130,35 @@ class HttpFront:
     async def stop(self) -> None:
         """Let requests under way finish, then close."""
         await self._runner.cleanup()
+        self._json_worker.close()
 
-    def _handler(self, method: str, request_type: type[Message]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(http_request: web.Request) -> web.Response:
-            body = await http_request.read()
-            return await self._answer(http_request, method, lambda: parse_json(body, request_type))
+            return await self._answer(http_request, route.method, lambda: self._read(http_request, route))
 
         return handle
 
+    async def _read(self, http_request: web.Request, route: Route) -> Message:
+        try:
+            body = await http_request.read()
+        except (web.RequestPayloadError, HttpProcessingError):
+            raise BadRequest.of("body", "its encoding is broken; send it plain, or as valid gzip or deflate") from None
+        if len(body) > route.max_bytes:
+            raise BadRequest.of("body", f"{len(body)} bytes; at most {route.max_bytes} are allowed here")
+        if len(body) < LARGE_BYTES:
+            return parse_json(body, route.request_type)
+        return await self._json_worker.run(lambda: parse_json(body, route.request_type))
+
+    async def _write(self, response: Message) -> bytes:
+        if response.ByteSize() < LARGE_BYTES:
+            return _dumped(to_json(response))
+        return await self._json_worker.run(lambda: _dumped(to_json(response)))
+
     async def _info(self, http_request: web.Request) -> web.Response:
-        return await self._answer(http_request, "GetServiceInfo", recommender_pb2.GetServiceInfoRequest)
+        async def nothing() -> Message:
+            return recommender_pb2.GetServiceInfoRequest()
+
+        return await self._answer(http_request, "GetServiceInfo", nothing)
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
@@ -121,18 +168,24 @@ class HttpFront:
             {"status": "ready" if self._is_ready else "not ready"}, status=200 if self._is_ready else 503
         )
 
-    async def _answer(self, http_request: web.Request, method: str, read: Callable[[], Message]) -> web.Response:
+    async def _answer(
+        self, http_request: web.Request, method: str, read: Callable[[], Awaitable[Message]]
+    ) -> web.Response:
         headers = {key.lower(): value for key, value in http_request.headers.items()}
         with handling(headers, self._settings.default_timeout_s) as request:
             context = _HttpContext()
             try:
-                response = await getattr(self._servicer, method)(read(), context)
-                status, document = 200, to_json(response)
+                async with in_time(self._settings.default_timeout_s):
+                    response = await getattr(self._servicer, method)(await read(), context)
+                    status, body = 200, await self._write(response)
+            except web.HTTPException:
+                raise
             except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                 refusal = to_status(error, request.request_id)
                 log_failure(error, refusal.code, method)
-                status, document = HTTP_STATUS[_CODES[refusal.code]], _error_document(refusal)
-            answer = web.json_response(document, status=status, headers={REQUEST_ID_KEY: request.request_id})
+                status, body = HTTP_STATUS[STATUS_CODES[refusal.code]], _dumped(_error_document(refusal))
+            answer = web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
+            answer.headers[REQUEST_ID_KEY] = request.request_id
             answer.headers.update(context.headers)
             return answer
 
@@ -147,9 +200,13 @@ class _HttpContext:
         self.headers.update(metadata)
 
 
+def _dumped(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode()
+
+
 def _error_document(status: status_pb2.Status) -> dict[str, Any]:
     details = [json_format.MessageToDict(detail, preserving_proto_field_name=True) for detail in status.details]
-    return {"error": {"code": _CODES[status.code].name, "message": status.message, "details": details}}
+    return {"error": {"code": STATUS_CODES[status.code].name, "message": status.message, "details": details}}
 
 
 @web.middleware
@@ -162,4 +219,11 @@ async def _framework_errors_as_json(
         if refusal.status not in _REFUSED_BY_FRAMEWORK:
             raise
         code, message = _REFUSED_BY_FRAMEWORK[refusal.status]
-        return web.json_response({"error": {"code": code, "message": message, "details": []}}, status=refusal.status)
+        allow = {"Allow": refusal.headers["Allow"]} if "Allow" in refusal.headers else {}
+        document = {"error": {"code": code, "message": message, "details": []}}
+        return web.json_response(document, status=refusal.status, headers=allow)
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """Leave out tracebacks that any client can cause with a malformed request."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

@@ -25,12 +25,11 @@ from clozerec_gateway.query import (
     check_item_ids,
     mask_index_fault,
     metadata_field_violations,
-    violations_of,
 )
 
-HISTORY_READ = 1_000
-"""Members of a history that are sent to the encoder, those nearest to the mask: more than any window, so that items
-without a vector among them do not shorten it."""
+LEAST_HISTORY_READ = 1_000
+"""Members of a history that are sent to the encoder, those nearest to the mask; twice the window where that is more, so
+that items without a vector among them do not shorten it."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,19 @@ class Pipeline:
         self._encoder = encoder
         self._retriever = retriever
         self._histories = histories
+        self._history_read = max(LEAST_HISTORY_READ, 2 * manifest.model.max_sequence_length)
+
+    def check_bundle(self, bundle_id: str) -> None:
+        """Refuse a request that means another bundle; empty means the current one."""
+        if bundle_id not in ("", self.manifest.bundle_id):
+            raise BundleMismatch(bundle_id, self.manifest.bundle_id)
 
     async def recommend(self, query: Query) -> Recommendation:
-        """Answer one query.
+        """Answer one valid query.
 
         Raises:
-            BadRequest, BundleMismatch, NoTextEngine, UnknownItem: see the RPC.
+            BadRequest, NoTextEngine, UnknownItem: see the RPC.
         """
-        if faults := list(violations_of(query, self.manifest.schema_)):
-            raise BadRequest(faults)
-        if query.bundle_id not in ("", self.manifest.bundle_id):
-            raise BundleMismatch(query.bundle_id, self.manifest.bundle_id)
         history = await self._histories.item_ids(query.user_id) if query.user_id else None
         selection = self._selection(query, history or ())
         match query.query_type:
@@ -118,14 +119,14 @@ class Pipeline:
             return popularity()
         if (query.mask_index or 0) > len(history):
             raise BadRequest.of("mask_index", mask_index_fault(query.mask_index or 0, len(history)))
-        window = window_around(len(history), query.mask_index, HISTORY_READ)
+        window = window_around(len(history), query.mask_index, self._history_read)
         members = history[window.start : window.stop]
         encoded = await self._encoder.encode_sequence(members, window.mask_position)
         return popularity() if encoded.intent is None else Target(encoded.intent)
 
     async def _contextual(self, query: Query, history: Sequence[str]) -> Target:
         """History and item as one sequence; the item's text stands in for an unknown id."""
-        before = list(history[-HISTORY_READ:])
+        before = list(history[-self._history_read :])
         by_text = not query.item_id
         encoded = await self._encode_contextual(query, before, by_text)
         unknown = [query.item_id] if not by_text and len(before) in encoded.unknown else []

@@ -19,6 +19,7 @@ from clozerec_core.limits import (
     MAX_ID_BYTES,
     MAX_ITEM_TEXT_BYTES,
     MAX_ITEMS_PER_CALL,
+    MAX_METADATA_FIELDS,
     MAX_SESSION_ITEMS,
     MAX_TOP_K,
 )
@@ -66,7 +67,6 @@ class Query:
     exclude_seen: bool | None = None
     mask_index: int | None = None
     metadata_fields: Sequence[str] = ()
-    bundle_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,10 @@ def mask_index_fault(mask_index: int, sequence_len: int) -> str:
 
 
 def metadata_field_violations(fields: Sequence[str], schema: Schema) -> Iterator[Violation]:
-    """Columns to return that the catalogue does not have."""
+    """Columns to return that the catalogue does not have, or too many."""
+    if len(fields) > MAX_METADATA_FIELDS:
+        yield Violation("metadata_fields", f"{len(fields)} names; at most {MAX_METADATA_FIELDS} are allowed")
+        return
     for i, name in enumerate(fields):
         if name not in schema:
             known = ", ".join(schema) or "no columns"

@@ -32,6 +32,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     async def Recommend(
         self, request: recommender_pb2.RecommendRequest, context: Any
     ) -> recommender_pb2.RecommendResponse:
+        self._pipeline.check_bundle(request.bundle_id)
         answer = await self._pipeline.recommend(query_from_wire(request, self._pipeline.manifest.schema_))
         if answer.text_truncated:
             await context.send_initial_metadata(((TEXT_TRUNCATED_KEY, "true"),))

@@ -17,6 +17,3 @@ class GatewaySettings(ServerSettings):
     http_port: int = Field(8080, ge=0, le=65535, description="The JSON front; 0 takes any free port.")
     encoder_target: str = Field("127.0.0.1:50051", description="host:port of the encoder; unused by `serve all`.")
     retriever_target: str = Field("127.0.0.1:50052", description="host:port of the retriever; unused by `serve all`.")
-    default_timeout_s: float = Field(
-        10.0, gt=0, description="Seconds for an answer when the caller sets no deadline; a call without one may hang."
-    )

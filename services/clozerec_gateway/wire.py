@@ -16,7 +16,10 @@ from clozerec_core.filter_wire import columns_to_wire
 from clozerec_core.filters import MAX_CONDITIONS, MAX_LEVELS, MAX_VALUES, parse_filter
 from clozerec_core.predicate import EVERYTHING, Predicate
 from clozerec_gateway.clients import StoredItem
-from clozerec_gateway.query import Fallback, Query, QueryType, Recommendation, Source
+from clozerec_gateway.query import Fallback, Query, QueryType, Recommendation, Source, violations_of
+
+MAX_FILTER_NODES = 4 * (MAX_CONDITIONS + MAX_VALUES)
+"""Objects and lists around conditions and values included; the parser then counts exactly."""
 
 _QUERY_TYPES = {recommender_pb2.QueryType.Value(f"QUERY_TYPE_{kind.name}"): kind for kind in QueryType}
 _QUERY_TYPES_TO_WIRE: dict[QueryType, Any] = {kind: number for number, kind in _QUERY_TYPES.items()}
@@ -27,34 +30,25 @@ _FALLBACKS: dict[Fallback, Any] = {
 
 
 def query_from_wire(request: recommender_pb2.RecommendRequest, schema: Schema) -> Query:
-    """The domain's query; `violations_of` judges the rest.
+    """The domain's query, checked.
 
     Raises:
-        BadRequest: no query type, a wrong filter, a diversity beyond its range.
+        BadRequest: with a violation for everything that is wrong.
         NotImplementedYet: a part of the API that this version does not answer.
     """
     faults: list[Violation] = []
+    where: Predicate = EVERYTHING
+    try:
+        where = parse_filter(struct_to_dict(request.filters, MAX_FILTER_NODES), schema)
+    except BadRequest as error:
+        faults += error.violations
+    if not (math.isfinite(request.diversity) and 0 <= request.diversity <= 1):
+        faults.append(Violation("diversity", "expected 0 (off) to 1"))
     query_type = _QUERY_TYPES.get(request.query_type)
     if query_type is None:
         expected = ", ".join(kind.value for kind in QueryType)
-        faults.append(Violation("query_type", f"expected one of {expected}"))
-    if not (math.isfinite(request.diversity) and 0 <= request.diversity <= 1):
-        faults.append(Violation("diversity", "expected 0 (off) to 1"))
-    where: Predicate = EVERYTHING
-    try:
-        where = parse_filter(struct_to_dict(request.filters), schema)
-    except BadRequest as error:
-        faults += error.violations
-    if query_type is None or faults:
-        raise BadRequest(faults)
-    for name, used in (
-        ("diversity", request.diversity > 0),
-        ("explain", request.explain),
-        ("page_token", bool(request.page_token)),
-    ):
-        if used:
-            raise NotImplementedYet(name)
-    return Query(
+        raise BadRequest([Violation("query_type", f"expected one of {expected}"), *faults])
+    query = Query(
         query_type=query_type,
         user_id=request.user_id,
         item_id=request.item_id,
@@ -66,8 +60,18 @@ def query_from_wire(request: recommender_pb2.RecommendRequest, schema: Schema) -
         exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
         mask_index=request.mask_index if request.HasField("mask_index") else None,
         metadata_fields=list(request.metadata_fields),
-        bundle_id=request.bundle_id,
     )
+    faults = [*violations_of(query, schema), *faults]
+    if faults:
+        raise BadRequest(faults)
+    for name, used in (
+        ("diversity", request.diversity > 0),
+        ("explain", request.explain),
+        ("page_token", bool(request.page_token)),
+    ):
+        if used:
+            raise NotImplementedYet(name)
+    return query
 
 
 def recommendation_to_wire(answer: Recommendation) -> recommender_pb2.RecommendResponse:
@@ -124,22 +128,37 @@ def info_to_wire(manifest: Manifest, version: str) -> recommender_pb2.GetService
     )
 
 
-def struct_to_dict(struct: struct_pb2.Struct) -> dict[str, object]:
-    """Plain values of a Struct, NaN included (protobuf's own JSON form refuses it before we can name the field)."""
-    return {key: _plain(value) for key, value in struct.fields.items()}
+def struct_to_dict(struct: struct_pb2.Struct, max_nodes: int) -> dict[str, object]:
+    """Plain values of a Struct, NaN included (protobuf's own JSON form refuses it before we can name the field).
+
+    Raises:
+        BadRequest: it has more than `max_nodes` values, inner ones included, and is not read to its end.
+    """
+    return _Plain(max_nodes).fields(struct)
 
 
-def _plain(value: struct_pb2.Value) -> object:
-    match value.WhichOneof("kind"):
-        case "struct_value":
-            return struct_to_dict(value.struct_value)
-        case "list_value":
-            return [_plain(member) for member in value.list_value.values]
-        case "string_value":
-            return value.string_value
-        case "number_value":
-            return value.number_value
-        case "bool_value":
-            return value.bool_value
-        case _:
-            return None
+class _Plain:
+    def __init__(self, max_nodes: int) -> None:
+        self.max_nodes = max_nodes
+        self.num_nodes = 0
+
+    def fields(self, struct: struct_pb2.Struct) -> dict[str, object]:
+        return {key: self.value(value) for key, value in struct.fields.items()}
+
+    def value(self, value: struct_pb2.Value) -> object:
+        self.num_nodes += 1
+        if self.num_nodes > self.max_nodes:
+            raise BadRequest.of("filters", f"over {self.max_nodes} values, which no valid filter has")
+        match value.WhichOneof("kind"):
+            case "struct_value":
+                return self.fields(value.struct_value)
+            case "list_value":
+                return [self.value(member) for member in value.list_value.values]
+            case "string_value":
+                return value.string_value
+            case "number_value":
+                return value.number_value
+            case "bool_value":
+                return value.bool_value
+            case _:
+                return None

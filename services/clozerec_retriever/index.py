@@ -53,11 +53,14 @@ class ItemIndex:
         """
         path, model = bundle.file(INDEX), bundle.manifest.model
         # No vector in a sound file is longer than the file; a lying header must not allocate more.
+        usual_limit = faiss.get_deserialization_vector_byte_limit()
         faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
         try:
             index = faiss.read_index(str(path))
         except RuntimeError:
             raise BadBundle(f"{INDEX} of bundle {bundle.path} is no FAISS index") from None
+        finally:
+            faiss.set_deserialization_vector_byte_limit(usual_limit)
         if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise BadBundle(f"{INDEX} of bundle {bundle.path} is no flat inner-product index, the kind served here")
         if (index.ntotal, index.d) != (model.num_items, model.dim):

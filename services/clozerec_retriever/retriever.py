@@ -15,7 +15,6 @@ from clozerec_core.catalogue import Catalogue
 from clozerec_core.errors import BadRequest, BundleMismatch, UnknownItem, Violation
 from clozerec_core.filters import suggest
 from clozerec_core.hybrid import TINY_NORM, Floats
-from clozerec_core.interactions import without_repeats
 from clozerec_core.limits import MAX_ITEMS_PER_CALL, MAX_METADATA_FIELDS, MAX_TOP_K
 from clozerec_core.predicate import EVERYTHING, Predicate
 from clozerec_retriever.index import ItemIndex
@@ -154,7 +153,8 @@ class Retriever:
         ]
         if violations:
             raise BadRequest(violations)
-        return tuple(without_repeats(names)) or tuple(schema)
+        # In one order whatever the caller's, since rendered metadata is kept by it.
+        return tuple(sorted(set(names))) or tuple(schema)
 
     def _top_k(self, selection: Selection) -> int:
         if not 0 <= selection.top_k <= MAX_TOP_K:

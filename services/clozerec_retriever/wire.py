@@ -10,8 +10,11 @@ from clozerec.v1 import retriever_pb2
 from clozerec_core.catalogue import Catalogue
 from clozerec_retriever.ranking import Ranking
 
-MAX_CACHED_METADATA = 16_384
-"""Rows whose rendered metadata is kept; a Struct is slow to build in Python and the same rows come up again."""
+METADATA_CACHE_BYTES = 32 * 1024 * 1024
+"""Rendered metadata is kept up to about so much; a Struct is slow to build and the same rows come up again."""
+
+_ENTRY_BYTES = 500
+"""Of an entry beside its bytes: its key, and Python's own."""
 
 
 class RowMessages:
@@ -19,7 +22,8 @@ class RowMessages:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._metadata = lru_cache(MAX_CACHED_METADATA)(self._serialised_metadata)
+        row_bytes = 2 * int(catalogue.frame.estimated_size()) // max(1, len(catalogue)) + _ENTRY_BYTES
+        self._metadata = lru_cache(METADATA_CACHE_BYTES // row_bytes)(self._serialised_metadata)
 
     def candidates(self, ranking: Ranking, fields: tuple[str, ...]) -> list[retriever_pb2.Candidate]:
         """One message a row, best first, with the named columns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Gateway:
     async def post(self, path: str, body: object, **headers: str) -> tuple[int, dict[str, Any], dict[str, str]]:
         """Status, document and headers of a JSON call; a str or bytes body is sent as it stands."""
         kind = "data" if isinstance(body, str | bytes) else "json"
+        if isinstance(body, bytes):
+            body = io.BytesIO(body)
         async with (
             aiohttp.ClientSession() as session,
             session.post(self.url + path, headers=headers, **{kind: body}) as response,  # type: ignore[arg-type]

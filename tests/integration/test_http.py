@@ -176,6 +176,33 @@ async def test_health_and_unknown_paths_are_json(shop: Gateway) -> None:
     assert (status, document["error"]["code"]) == (405, "UNIMPLEMENTED")
 
 
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"not gzip", {"Content-Encoding": "gzip"}),
+        (b'{"query_type": "' + b"x" * (5 * 1024 * 1024) + b'"}', {}),
+        (b'{"query_type": "user_to_item", "user_id": "\\ud800"}', {}),
+    ],
+)
+async def test_bodies_that_cannot_be_read_are_bad_requests(shop: Gateway, body: bytes, headers: dict[str, str]) -> None:
+    status, document, _ = await shop.post("/v1/recommend", body, **headers)
+    assert (status, document["error"]["code"]) == (400, "INVALID_ARGUMENT")
+    assert document["error"]["details"][1]["field_violations"][0]["field"] == "body"
+
+
+async def test_a_malformed_trace_context_harms_nobody(shop: Gateway) -> None:
+    status, _, _ = await shop.post("/v1/recommend", DESIGN_BODIES[1], traceparent="\u00e9")
+    assert status == 200
+
+
+async def test_a_large_body_is_read_like_a_small_one(shop: Gateway) -> None:
+    body = {"query_type": "user_to_item", "user_id": "user_777", "exclude_item_ids": [f"x-{n}" for n in range(10_000)]}
+    status, answer, _ = await shop.post("/v1/recommend", body)
+    assert status == 200
+    # Six items have been touched, four of them by this person.
+    assert len(answer["items"]) == 2
+
+
 async def test_a_request_id_is_taken_over_or_made(shop: Gateway) -> None:
     _, _, headers = await shop.post("/v1/recommend", DESIGN_BODIES[1], **{"X-Request-Id": "my-id-7"})
     assert headers["x-request-id"] == "my-id-7"

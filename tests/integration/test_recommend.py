@@ -222,6 +222,29 @@ async def test_a_wrong_request_is_refused_by_the_name_of_its_field(
     assert violations[field]
 
 
+async def test_all_faults_of_a_request_are_named_at_once(gateway: Gateway) -> None:
+    _, _, violations = await refused(
+        gateway,
+        query_type="sequential",
+        session_items=["a"],
+        item_id="b",
+        top_k=2000,
+        diversity=2.0,
+        metadata_fields=["title"] * 257,
+        filters={"meta.colour": "red", "meta.year": "old"},
+    )
+    assert set(violations) == {
+        "item_id", "top_k", "diversity", "metadata_fields", "filters.meta.colour", "filters.meta.year",
+    }  # fmt: skip
+
+
+async def test_a_filter_larger_than_any_valid_one_is_not_read_to_its_end(gateway: Gateway) -> None:
+    _, _, violations = await refused(
+        gateway, query_type="user_to_item", user_id="u", filters={"meta.brand": ["x"] * 100_000}
+    )
+    assert list(violations) == ["filters"]
+
+
 async def test_an_unknown_item_without_text_is_not_found(gateway: Gateway) -> None:
     for fields in ({"query_type": "item_to_item"}, {"query_type": "contextual", "user_id": SHOPPER}):
         code, reason, _ = await refused(gateway, **fields, item_id="zz")
@@ -241,8 +264,12 @@ async def test_a_known_item_ignores_the_text(gateway: Gateway) -> None:
 
 
 async def test_another_bundle_is_not_loaded(gateway: Gateway) -> None:
-    code, reason, _ = await refused(gateway, query_type="user_to_item", user_id="u", bundle_id="other")
-    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "BUNDLE_NOT_LOADED")
+    # Also where the filter means a column of that other bundle.
+    for filters in ({}, {"meta.colour": "red"}):
+        code, reason, _ = await refused(
+            gateway, query_type="user_to_item", user_id="u", bundle_id="other", filters=filters
+        )
+        assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "BUNDLE_NOT_LOADED")
     pinned = await gateway.recommend(query_type="user_to_item", user_id="u", bundle_id=gateway.bundle.bundle_id)
     assert pinned.bundle_id == gateway.bundle.bundle_id
 

@@ -8,7 +8,7 @@ import pytest
 
 from clozerec.v1 import recommender_pb2
 from clozerec_core.errors import BadRequest
-from clozerec_gateway.json_codec import parse_json, to_json
+from clozerec_gateway.json_codec import MAX_VIOLATIONS, parse_json, to_json
 
 DESIGN_BODIES = [
     '{"query_type": "item_to_item", "item_id": "item_1024", "item_text": "Optional description for day-zero cold start '
@@ -79,7 +79,11 @@ def test_responses_write_their_defaults_and_lower_case_enums() -> None:
         ({"session_items": "a"}, "session_items", "expected a list"),
         ({"session_items": ["a", 2]}, "session_items[1]", "expected a string"),
         ({"filters": ["meta.brand"]}, "filters", "expected an object"),
-        ({"user_id": "\ud800"}, "user_id", "valid Unicode"),
+        ({"top_k": 10**400}, "top_k", "whole number from 0"),
+        ({"diversity": 10**400}, "diversity", "too large"),
+        ({"filters": {"meta.year": 10**400}}, "filters.meta.year", "too large"),
+        ({"filters": {"meta.year": 2**53 + 1}}, "filters.meta.year", "no longer exact"),
+        ({"filters": {"$or": [{"a": 1}, {"b": [-(2**60) - 1]}]}}, "filters.$or[1].b[0]", "no longer exact"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_path(document: object, field: str, hint: str) -> None:
@@ -97,7 +101,17 @@ def test_all_faults_are_named_at_once() -> None:
     [
         (b"", "not valid JSON"),
         (b"{", "not valid JSON"),
-        (b"\xff\xfe", "not valid JSON"),
+        (b"\xff\xfe", "valid Unicode"),
+        ('{"user_id": "é"}'.encode("utf-16"), "valid Unicode"),
+        (b'{"user_id": "\xed\xa0\x80"}', "valid Unicode"),
+        (b'{"user_id": "\\ud800"}', "valid Unicode"),
+        (b'{"query_type": "\\ud800"}', "valid Unicode"),
+        (b'{"\\ud800": 1}', "valid Unicode"),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "appears twice"),
+        (b'{"filters": {"meta.a": ["\\udfff"]}}', "valid Unicode"),
+        (b'{"top_k": 1e400}', "too large for a number"),
+        (b'{"diversity": -1e999}', "too large for a number"),
+        (b'{"top_k": ' + b"9" * 5000 + b"}", "not valid JSON"),
         (b"[]", "expected a JSON object"),
         (b'{"top_k": NaN}', "NaN is not JSON"),
         (b'{"diversity": Infinity}', "Infinity is not JSON"),
@@ -122,3 +136,23 @@ def test_timestamps_and_nested_messages_are_read() -> None:
     assert request.interactions[0].time.seconds == 1_769_860_800
     with pytest.raises(BadRequest, match=r"interactions\[0\].time: expected an RFC 3339 time"):
         parse_json('{"interactions": [{"time": "yesterday"}]}', recommender_pb2.RecordInteractionsRequest)
+
+
+def test_whole_numbers_in_metadata_are_written_as_integers() -> None:
+    item = recommender_pb2.Item(item_id="a")
+    item.metadata.update({"year": 2000, "price": 1.5, "in_stock": True, "brand": None})
+    metadata = to_json(recommender_pb2.GetItemsResponse(items=[item]))["items"][0]["metadata"]
+    assert json.dumps(metadata, sort_keys=True) == ('{"brand": null, "in_stock": true, "price": 1.5, "year": 2000}')
+
+
+def test_many_faults_are_named_up_to_a_limit() -> None:
+    with pytest.raises(BadRequest) as refused:
+        parse({f"key-{number}": 1 for number in range(10_000)})
+    assert len(refused.value.violations) == MAX_VIOLATIONS + 1
+    assert "the rest was not read" in refused.value.violations[-1].description
+
+
+def test_a_key_that_comes_twice_is_found_in_one_pass() -> None:
+    keys = ", ".join(f'"key-{number}": 1' for number in range(50_000))
+    with pytest.raises(BadRequest, match='"key-7" appears twice'):
+        parse_json(f'{{{keys}, "key-7": 1}}', recommender_pb2.RecommendRequest)
