@@ -38,7 +38,7 @@ SESSION = [STAR_WARS, EMPIRE, ALIEN]
 TOUR = (
     Question("More like Star Wars", {"query_type": "item_to_item", "item_id": STAR_WARS}),
     Question("Homepage of user 1", {"query_type": "user_to_item", "user_id": "1"}),
-    Question("Homepage of somebody unknown (most popular)", {"query_type": "user_to_item", "user_id": "newcomer"}),
+    Question("Homepage of somebody unknown", {"query_type": "user_to_item", "user_id": "newcomer"}),
     Question("User 1 has just watched Alien", {"query_type": "contextual", "user_id": "1", "item_id": ALIEN}),
     Question(
         "Session: Star Wars, The Empire Strikes Back, Alien", {"query_type": "sequential", "session_items": SESSION}
@@ -94,7 +94,7 @@ def _existing(current: Path) -> Bundle | None:
 def _train(payload: Path, bundles: Path, console: Console) -> Bundle:
     from clozerec_cli import training
 
-    console.print("Training (two to three minutes on two cores) …")
+    console.print("Training (about two minutes on two quiet cores) …")
     started = time.monotonic()
     path = training.train(payload, {"output": bundles, "preset": movielens.PRESET})
     console.print(f"Trained in {time.monotonic() - started:.0f} s: {path}")
@@ -135,7 +135,7 @@ def _grpc_port(process: subprocess.Popen[bytes], log_path: Path) -> int:
 
 
 def _answer_table(question: Question, answer: dict[str, Any]) -> Table:
-    fallback = "" if answer["fallback"] == "none" else f"  [fallback: {answer['fallback']}]"
+    fallback = "" if answer["fallback"] == "none" else f"  (fallback: {answer['fallback']})"
     table = Table(title=f"{question.title}{fallback}", title_justify="left", min_width=90)
     table.add_column("score", justify="right")
     table.add_column("film", ratio=3)
