@@ -14,7 +14,6 @@ help:            ## What can be made
 setup: $(VENV)/.installed  ## Install everything, pinned, into .venv
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "Installing into $(VENV) (about two minutes the first time) …"
 	@echo "Installing into $(VENV), about two minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev]'
