@@ -6,15 +6,15 @@ mend the whole filter at once.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeGuard
 
 from clozerec_core.catalogue import EPOCH, META_PREFIX, ColumnType, Schema
 from clozerec_core.errors import BadRequest, Violation
+from clozerec_core.limits import MAX_METADATA_FIELDS
 from clozerec_core.predicate import (
     EVERYTHING,
     MANY,
@@ -27,6 +27,7 @@ from clozerec_core.predicate import (
     Predicate,
     Scalar,
 )
+from clozerec_core.wording import json_kind, suggest
 
 MAX_LEVELS = 8
 MAX_CONDITIONS = 256
@@ -34,10 +35,6 @@ MAX_CONDITIONS = 256
 MAX_VALUES = 1024
 MAX_EXACT_INTEGER = 2**53
 """Beyond it JSON numbers, being doubles, skip integers."""
-
-MAX_SUGGESTED_LEN = 64
-MAX_SUGGESTED_FROM = 500
-"""No suggestion is made for longer words, nor from more known ones."""
 
 _RFC3339 = re.compile(
     r"\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?([Zz]|[+-]\d{2}:\d{2})?)?", flags=re.ASCII
@@ -87,11 +84,20 @@ def parse_datetime(text: str) -> int | None:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
-def suggest(word: str, known: Sequence[str]) -> str:
-    """` (did you mean "…"?)` where a known word is close, else nothing."""
-    # Comparing is quadratic in the length of the words, and the word is the caller's.
-    close = difflib.get_close_matches(word, known[:MAX_SUGGESTED_FROM], n=1) if len(word) <= MAX_SUGGESTED_LEN else []
-    return f' (did you mean "{close[0]}"?)' if close else ""
+def column_violations(names: Sequence[str], schema: Schema, field: str) -> Iterator[Violation]:
+    """Names of columns to return that the catalogue does not have, or too many of them."""
+    if len(names) > MAX_METADATA_FIELDS:
+        yield Violation(field, f"{len(names)} names; at most {MAX_METADATA_FIELDS} are allowed")
+        return
+    for i, name in enumerate(names):
+        if name not in schema:
+            yield Violation(f"{field}[{i}]", unknown_column(name, schema))
+
+
+def unknown_column(name: str, schema: Schema) -> str:
+    """What is wrong with a column, and which ones there are."""
+    known = ", ".join(schema) or "no columns"
+    return f'column "{name}" is unknown{suggest(name, list(schema))}; the catalogue has {known}'
 
 
 class _Parser:
@@ -122,7 +128,7 @@ class _Parser:
     def filter(self, document: object, field: str, level: int) -> Predicate:
         if not isinstance(document, Mapping):
             self.count(1, 0)
-            return self.refuse(field, f"expected a filter, an object of conditions, not {_kind(document)}")
+            return self.refuse(field, f"expected a filter, an object of conditions, not {json_kind(document)}")
         if level > MAX_LEVELS:
             self.count(1, 0)
             return self.refuse(field, f"nested deeper than {MAX_LEVELS} levels")
@@ -140,7 +146,7 @@ class _Parser:
             if not _is_list(value) or not value:
                 self.count(1, 0)
             if not _is_list(value):
-                return self.refuse(field, f"expected a list of filters, not {_kind(value)}")
+                return self.refuse(field, f"expected a list of filters, not {json_kind(value)}")
             parts = tuple(self.filter(part, f"{field}[{i}]", level + 1) for i, part in enumerate(value))
             return AllOf(parts) if key == "$and" else AnyOf(parts)
         if not key.startswith(META_PREFIX):
@@ -150,9 +156,7 @@ class _Parser:
         column = key.removeprefix(META_PREFIX)
         if column not in self.schema:
             self.count(1, 0)
-            known = ", ".join(self.schema) or "no columns"
-            hint = suggest(column, list(self.schema))
-            return self.refuse(field, f'column "{column}" is unknown{hint}; the catalogue has {known}')
+            return self.refuse(field, unknown_column(column, self.schema))
         return self.condition(column, value, field)
 
     def condition(self, column: str, value: object, field: str) -> Predicate:
@@ -182,14 +186,14 @@ class _Parser:
             return self.refuse(field, f'column "{column}" is {_a(kind)}; $all is for list columns only')
         if operator is Operator.EXISTS:
             if not isinstance(operand, bool):
-                return self.refuse(field, f"expected true or false, not {_kind(operand)}")
+                return self.refuse(field, f"expected true or false, not {json_kind(operand)}")
             return Compare(column, operator, (operand,))
         if operator not in MANY:
             operands, fields = [operand], [field]
         elif _is_list(operand):
             operands, fields = list(operand), [f"{field}[{i}]" for i in range(len(operand))]
         else:
-            return self.refuse(field, f"expected a list of values, not {_kind(operand)}")
+            return self.refuse(field, f"expected a list of values, not {json_kind(operand)}")
         values = [self.value(column, each, place) for each, place in zip(operands, fields, strict=True)]
         return Compare(column, operator, tuple(value for value in values if value is not None))
 
@@ -213,7 +217,7 @@ class _Parser:
             case ((ColumnType.INTEGER | ColumnType.FLOAT), (int() | float())) if not isinstance(operand, bool):
                 return self.number(kind, operand, field, expected)
             case _:
-                self.refuse(field, f"{expected}, not {_kind(operand)}")
+                self.refuse(field, f"{expected}, not {json_kind(operand)}")
                 return None
 
     def number(self, kind: ColumnType, operand: float, field: str, expected: str) -> Scalar | None:
@@ -239,20 +243,3 @@ def _is_list(value: object) -> TypeGuard[Sequence[object]]:
 
 def _a(kind: ColumnType) -> str:
     return f"an {kind.value}" if kind is ColumnType.INTEGER else f"a {kind.value}"
-
-
-def _kind(value: object) -> str:
-    """What a JSON value is, for a message."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true or false"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case Mapping():
-            return "an object"
-        case _:
-            return "a list"

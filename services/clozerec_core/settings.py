@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from clozerec_core.errors import UsageError
-from clozerec_core.filters import suggest
+from clozerec_core.wording import suggest
 
 ENV_PREFIX = "CLOZEREC_"
 

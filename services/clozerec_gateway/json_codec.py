@@ -16,7 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from clozerec_core.errors import BadRequest, Violation
-from clozerec_core.filters import suggest
+from clozerec_core.wording import json_kind, suggest
 
 M = TypeVar("M", bound=Message)
 
@@ -153,7 +153,7 @@ class _Reader:
             self.well_known(document, message, path)
             return
         if not isinstance(document, Mapping):
-            self.refuse(path, f"expected an object, not {_kind(document)}")
+            self.refuse(path, f"expected an object, not {json_kind(document)}")
             return
         for key, value in document.items():
             place = f"{path}.{key}" if path else key
@@ -175,7 +175,7 @@ class _Reader:
 
     def repeated(self, value: object, message: Message, field: Any, place: str) -> None:
         if not isinstance(value, list):
-            self.refuse(place, f"expected a list, not {_kind(value)}")
+            self.refuse(place, f"expected a list, not {json_kind(value)}")
             return
         for i, member in enumerate(value):
             if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
@@ -203,7 +203,7 @@ class _Reader:
                     return None
                 return int(value)
             case kind, _:
-                self.refuse(place, f"expected {_EXPECTED.get(kind, 'a whole number')}, not {_kind(value)}")
+                self.refuse(place, f"expected {_EXPECTED.get(kind, 'a whole number')}, not {json_kind(value)}")
                 return None
 
     def double(self, value: float, place: str) -> float | None:
@@ -231,7 +231,7 @@ class _Reader:
             if isinstance(document, Mapping):
                 self.struct(document, message, path)
             else:
-                self.refuse(path, f"expected an object, not {_kind(document)}")
+                self.refuse(path, f"expected an object, not {json_kind(document)}")
             return
         try:
             json_format.ParseDict(document, message)
@@ -271,22 +271,6 @@ class _Reader:
 def _short(value: float) -> str:
     """A number for a message. Python refuses to print the longest integers."""
     return f"{value:.17g}" if isinstance(value, float) else str(value) if value.bit_length() < 128 else "this"
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true or false"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case Mapping():
-            return "an object"
-        case _:
-            return "a list"
 
 
 def _enum_words(kind: Any) -> dict[str, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from clozerec_core.bundle import Manifest
 from clozerec_core.errors import BadRequest, BundleMismatch, NoTextEngine, UnknownItem
+from clozerec_core.filters import column_violations
 from clozerec_core.interactions import newest_distinct, window_around, without_repeats
 from clozerec_core.limits import MAX_SEEN_ITEMS
 from clozerec_gateway.clients import EncodedSequence, EncoderClient, RetrieverClient, Selection, StoredItem, TextItem
@@ -24,7 +25,6 @@ from clozerec_gateway.query import (
     Source,
     check_item_ids,
     mask_index_fault,
-    metadata_field_violations,
 )
 
 LEAST_HISTORY_READ = 1_000
@@ -88,7 +88,7 @@ class Pipeline:
     async def get_items(self, item_ids: Sequence[str], metadata_fields: Sequence[str]) -> list[StoredItem]:
         """What is known of each id, in their order."""
         check_item_ids(item_ids)
-        if faults := list(metadata_field_violations(metadata_fields, self.manifest.schema_)):
+        if faults := list(column_violations(metadata_fields, self.manifest.schema_, "metadata_fields")):
             raise BadRequest(faults)
         return await self._retriever.get_items(item_ids, metadata_fields)
 

@@ -13,13 +13,12 @@ from google.protobuf import struct_pb2
 
 from clozerec_core.catalogue import Schema
 from clozerec_core.errors import BadRequest, Violation
-from clozerec_core.filters import suggest
+from clozerec_core.filters import column_violations
 from clozerec_core.limits import (
     MAX_EXCLUDE_ITEM_IDS,
     MAX_ID_BYTES,
     MAX_ITEM_TEXT_BYTES,
     MAX_ITEMS_PER_CALL,
-    MAX_METADATA_FIELDS,
     MAX_SESSION_ITEMS,
     MAX_TOP_K,
 )
@@ -137,24 +136,12 @@ def violations_of(query: Query, schema: Schema) -> Iterator[Violation]:
         yield Violation("top_k", f"expected 0 (the bundle's default) to {MAX_TOP_K}, not {query.top_k}")
     if query.query_type is QueryType.SEQUENTIAL and (query.mask_index or 0) > len(query.session_items):
         yield Violation("mask_index", mask_index_fault(query.mask_index or 0, len(query.session_items)))
-    yield from metadata_field_violations(query.metadata_fields, schema)
+    yield from column_violations(query.metadata_fields, schema, "metadata_fields")
 
 
 def mask_index_fault(mask_index: int, sequence_len: int) -> str:
     """What is wrong with a mask beyond the sequence."""
     return f"expected 0 to {sequence_len}, the length of the sequence, not {mask_index}"
-
-
-def metadata_field_violations(fields: Sequence[str], schema: Schema) -> Iterator[Violation]:
-    """Columns to return that the catalogue does not have, or too many."""
-    if len(fields) > MAX_METADATA_FIELDS:
-        yield Violation("metadata_fields", f"{len(fields)} names; at most {MAX_METADATA_FIELDS} are allowed")
-        return
-    for i, name in enumerate(fields):
-        if name not in schema:
-            known = ", ".join(schema) or "no columns"
-            close = suggest(name, list(schema))
-            yield Violation(f"metadata_fields[{i}]", f'column "{name}" is unknown{close}; the catalogue has {known}')
 
 
 def id_list_violations(name: str, ids: Sequence[str], at_most: int) -> Iterator[Violation]:

@@ -12,10 +12,10 @@ import numpy as np
 
 from clozerec_core.bundle import Bundle, Manifest
 from clozerec_core.catalogue import Catalogue
-from clozerec_core.errors import BadRequest, BundleMismatch, UnknownItem, Violation
-from clozerec_core.filters import suggest
+from clozerec_core.errors import BadRequest, BundleMismatch, UnknownItem
+from clozerec_core.filters import column_violations
 from clozerec_core.hybrid import TINY_NORM, Floats
-from clozerec_core.limits import MAX_ITEMS_PER_CALL, MAX_METADATA_FIELDS, MAX_TOP_K
+from clozerec_core.limits import MAX_ITEMS_PER_CALL, MAX_TOP_K
 from clozerec_core.predicate import EVERYTHING, Predicate
 from clozerec_retriever.index import ItemIndex
 from clozerec_retriever.masks import Mask, RowMasks
@@ -139,22 +139,11 @@ class Retriever:
         Raises:
             BadRequest: with a violation for each unknown name.
         """
-        if len(names) > MAX_METADATA_FIELDS:
-            raise BadRequest.of("metadata_fields", f"{len(names):,} names; at most {MAX_METADATA_FIELDS} are allowed")
-        schema = self.catalogue.schema
-        known = ", ".join(schema) or "no columns"
-        violations = [
-            Violation(
-                f"metadata_fields[{i}]",
-                f'column "{name}" is unknown{suggest(name, list(schema))}; the catalogue has {known}',
-            )
-            for i, name in enumerate(names)
-            if name not in schema
-        ]
+        violations = list(column_violations(names, self.catalogue.schema, "metadata_fields"))
         if violations:
             raise BadRequest(violations)
         # In one order whatever the caller's, since rendered metadata is kept by it.
-        return tuple(sorted(set(names))) or tuple(schema)
+        return tuple(sorted(set(names))) or tuple(self.catalogue.schema)
 
     def _top_k(self, selection: Selection) -> int:
         if not 0 <= selection.top_k <= MAX_TOP_K:

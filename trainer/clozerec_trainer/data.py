@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clozerec_core.catalogue import Catalogue, rfc3339
 from clozerec_core.errors import UsageError
-from clozerec_core.filters import suggest
+from clozerec_core.wording import suggest
 from clozerec_trainer.items import build_catalogue, read_items
 from clozerec_trainer.payload import Payload
 from clozerec_trainer.progress import Reporter

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from clozerec_core.errors import UsageError
-from clozerec_core.filters import suggest
+from clozerec_core.wording import suggest
 
 TimestampUnit = Literal["auto", "s", "ms", "us", "ns"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from clozerec_core.errors import UsageError
-from clozerec_core.filters import suggest
+from clozerec_core.wording import suggest
 
 MAX_ID_BYTES = 256
 
