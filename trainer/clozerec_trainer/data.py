@@ -106,10 +106,25 @@ def _read_events(payload: Payload, reporter: Reporter) -> tuple[Table, pl.DataFr
             _TIME: times.microseconds,
         }
     )
-    distinct = events.unique(keep="first", maintain_order=True)
-    if len(distinct) < len(events):
-        reporter.say("duplicates_dropped", events=len(events) - len(distinct), equal_in="user, item, kind and time")
-    return table, distinct
+    return table, _without_duplicates(events, table, payload, reporter)
+
+
+def _without_duplicates(events: pl.DataFrame, table: Table, payload: Payload, reporter: Reporter) -> pl.DataFrame:
+    """Equal rows are an export that ran twice, or two plays in one second: only the owner of the data knows."""
+    if payload.duplicates == "keep":
+        return events
+    is_repeat = (
+        events.with_row_index("row").select(pl.col("row") != pl.col("row").min().over(events.columns)).to_series()
+    )
+    if not is_repeat.any():
+        return events
+    if payload.duplicates == "refuse":
+        raise UsageError(
+            f"{table.name}: {is_repeat.sum()} rows repeat an earlier one in user, item, kind and time, the first in "
+            f'row {is_repeat.arg_true()[0] + 1}; remove them, or write "duplicates: drop" or "duplicates: keep"'
+        )
+    reporter.say("duplicates_dropped", events=is_repeat.sum(), equal_in="user, item, kind and time")
+    return events.filter(~is_repeat)
 
 
 def _event_kinds(table: Table, payload: Payload) -> pl.Series:

@@ -36,6 +36,9 @@ class Payload(BaseModel):
     event_weights: dict[str, float] = Field(
         {}, description="kind of event to its weight in the loss, 0 or more; 0 drops such events; kinds not named: 1"
     )
+    duplicates: Literal["refuse", "drop", "keep"] = Field(
+        "refuse", description="events equal in user, item, kind and time: an error, counted once, or counted each"
+    )
     metadata_columns: tuple[str, ...] = Field(
         (), description="columns of the items table whose text is embedded; none: no text engine"
     )

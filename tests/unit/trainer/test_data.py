@@ -86,12 +86,21 @@ def test_events_are_sorted_by_time_and_ties_keep_file_order(written: Written) ->
     assert histories(read(payload)) == {"x": ["c", "b", "a", "d"], "y": ["a", "b"]}
 
 
-def test_exact_duplicates_are_dropped_and_said(written: Written) -> None:
-    payload = written({"user": list("xxxyy"), "item": list("aabab"), "time": [1, 1, 1, 2, 3]})
+TWICE = {"user": list("xxxyy"), "item": list("abaab"), "time": [1, 1, 1, 2, 3]}
+
+
+def test_duplicate_rows_are_refused_with_the_ways_out(written: Written) -> None:
+    message = refused(written(TWICE))
+    assert "1 rows repeat an earlier one in user, item, kind and time, the first in row 3" in message
+    assert "duplicates: drop" in message
+
+
+def test_duplicate_rows_are_dropped_and_said_or_kept_as_asked(written: Written) -> None:
     listener = Listener()
-    dataset = read_dataset(payload, listener)
-    assert histories(dataset) == {"x": ["a", "b"], "y": ["a", "b"]}
+    dropped = read_dataset(written(TWICE, duplicates="drop"), listener)
+    assert histories(dropped) == {"x": ["a", "b"], "y": ["a", "b"]}
     assert listener.said["duplicates_dropped"]["events"] == 1
+    assert histories(read(written(TWICE, duplicates="keep"))) == {"x": ["a", "b", "a"], "y": ["a", "b"]}
 
 
 def test_a_repeat_at_another_time_is_no_duplicate(written: Written) -> None:

@@ -43,6 +43,7 @@ TRAINING_KEYS: dict[str, Any] = {
 """Keys that change what is learned, and nothing that shows elsewhere. The learned weights must differ."""
 
 SHOWN_KEYS = {
+    "duplicates",
     "interactions", "items", "user_column", "item_column", "timestamp_column", "timestamp_unit", "event_type_column",
     "event_weights", "metadata_columns", "list_columns", "display_name", "max_sequence_length", "hidden_size",
     "model_depth", "content_dims", "behaviour_dropout", "validate_every", "device", "refit", "text_model",
@@ -157,7 +158,8 @@ def test_event_kinds_tell_events_of_one_moment_apart(quick_bundle: Build, tmp_pa
     kinds = [events.with_columns(kind=pl.lit(kind)) for kind in ("view", "buy")]
     pl.concat(kinds).write_parquet(tmp_path / "kinds.parquet")
     path = str(tmp_path / "kinds.parquet")
-    apart, alike = quick_bundle(interactions=path, event_type_column="kind"), quick_bundle(interactions=path)
+    apart = quick_bundle(interactions=path, event_type_column="kind")
+    alike = quick_bundle(interactions=path, duplicates="drop")
     assert apart.manifest.data["num_interactions"] == 2 * alike.manifest.data["num_interactions"]
 
 
