@@ -58,7 +58,8 @@ def prepare(directory: Path) -> Path:
                 for row in _table(archive, ".item")
             )
             _write(items, ["item_id", "title", "year", "genres"], films)
-    payload.write_text(PAYLOAD, encoding="utf-8")
+    if not payload.exists():
+        payload.write_text(PAYLOAD, encoding="utf-8")
     return payload
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ def train(payload_path: Path, options: dict[str, Any]) -> Path:
     from clozerec_trainer.payload import load_payload
     from clozerec_trainer.train import train as train_bundle
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As an exception, so that what is half-written is removed on the way out.
+        signal.signal(number, lambda stopped_by, _: sys.exit(128 + stopped_by))
     payload = load_payload(payload_path, settings.preset)
     result = train_bundle(payload, settings.output, _reporter(), settings.cache_dir.expanduser())
     return result.bundle.path

@@ -191,6 +191,9 @@ def writing_directory(output_dir: Path) -> Iterator[Path]:
     Raises:
         UsageError: `output_dir` cannot be made or written to.
     """
+    link = output_dir / "current"
+    if link.exists() and not link.is_symlink():
+        raise UsageError(f"{link} is no symlink; move it away, or choose another output directory")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=output_dir))

@@ -37,7 +37,7 @@ MAX_EXACT_INTEGER = 2**53
 """Beyond it JSON numbers, being doubles, skip integers."""
 
 _RFC3339 = re.compile(
-    r"\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?([Zz]|[+-]\d{2}:\d{2})?)?", flags=re.ASCII
+    r"\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?([Zz]|[+-]\d{2}:?\d{2}| ?UTC)?)?", flags=re.ASCII
 )
 _OPERATORS = {operator.value: operator for operator in Operator}
 _COMBINATIONS = ("$and", "$or", "$not")
@@ -71,11 +71,14 @@ def parse_filter(document: Mapping[str, object], schema: Schema, field: str = "f
 
 
 def parse_datetime(text: str) -> int | None:
-    """Microseconds since the epoch of an RFC 3339 time, naive meaning UTC; None where the text is none."""
+    """Microseconds since the epoch of an RFC 3339 time, naive meaning UTC; None where the text is none.
+
+    Offsets without a colon and the word UTC are read as well, since many exports write them.
+    """
     if not _RFC3339.fullmatch(text):
         return None
     try:
-        moment = datetime.fromisoformat(text.upper())
+        moment = datetime.fromisoformat(text.upper().replace("UTC", "Z").replace(" Z", "Z"))
     except ValueError:  # a month 13, say
         return None
     if moment.tzinfo is None:

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Side = Literal["input", "output"]
 
+SCORE_STEPS_PER_UNIT = 10_000
+"""Scores are rounded to 1e-4 before they are ordered, in serving and in evaluation alike; ties go by row."""
+
 TINY_NORM = 1e-6
 """Shorter vectors are no direction: the item has neither text nor behaviour."""
 

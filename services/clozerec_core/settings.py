@@ -18,6 +18,9 @@ from clozerec_core.wording import suggest
 
 ENV_PREFIX = "CLOZEREC_"
 
+RESERVED = frozenset({"CLOZEREC_STATE_DIR", "CLOZEREC_REDIS_URL"})
+"""Where live histories will be kept: deployments may set them already, though nothing is written in this version."""
+
 
 class Settings(BaseSettings):
     """Subclass it once a process; each field's description gives its unit and its reason."""
@@ -38,7 +41,7 @@ class Settings(BaseSettings):
         kinds: tuple[type[Settings], ...] = (cls, *shared_with)
         known = sorted({ENV_PREFIX + name.upper() for kind in kinds for name in kind.model_fields})
         for name in sorted(os.environ):
-            if name.startswith(ENV_PREFIX) and name not in known:
+            if name.startswith(ENV_PREFIX) and name not in known and name not in RESERVED:
                 raise UsageError(f"environment variable {name} is unknown{suggest(name, known)}")
         try:
             return cls(**{name: value for name, value in options.items() if value is not None})

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-STEPS_PER_UNIT = 10_000
-"""Scores are whole multiples of 1 / STEPS_PER_UNIT."""
+from clozerec_core.hybrid import SCORE_STEPS_PER_UNIT as STEPS_PER_UNIT
+
 SCORE_STEP = 1 / STEPS_PER_UNIT
 
 RowArray = NDArray[np.int64]

@@ -115,6 +115,21 @@ def test_train_prints_the_bundles_path_last_and_evaluate_repeats_its_figures(tmp
     assert json.loads(inspected.stdout)["bundle_id"] == bundle.bundle_id
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_training_that_is_told_to_stop_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    payload = toy_world.write_toy_payload(tmp_path / "data", training_epochs=100_000, validate_every=100_000)
+    output = tmp_path / "bundles"
+    command = [*program(), "train", str(payload), "--output", str(output)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert any('"training_begins"' in line for line in process.stderr)
+    assert list(output.iterdir())
+    process.send_signal(number)
+    process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + number
+    assert list(output.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "variables", "exit_code", "hint"),
     [
@@ -126,6 +141,9 @@ def test_train_prints_the_bundles_path_last_and_evaluate_repeats_its_figures(tmp
         (["inspect", "/nowhere"], {}, 1, "manifest.json is missing"),
         (["serve", "all"], {"CLOZEREC_BUNLDE": "x"}, 2, 'did you mean "CLOZEREC_BUNDLE"'),
         (["query", "not json"], {}, 2, "not valid JSON"),
+        (["query", '{"query_type": "user_to_item", "top_k": 1e999}'], {}, 2, "too large"),
+        (["query", '{"a\\ud800": 1}'], {}, 2, "valid Unicode"),
+        (["inspect", "/nowhere"], {"CLOZEREC_STATE_DIR": "/state"}, 1, "manifest.json is missing"),
         (["query", '{"query_type": "user_to_item", "usr": "7"}'], {}, 2, "usr: unknown field"),
         (["query", '{"query_type": "user_to_item", "user_id": "7"}', "--target", "127.0.0.1:1"], {}, 1, "listening"),
         (["train", "/nowhere.yaml"], {}, 2, "/nowhere.yaml"),

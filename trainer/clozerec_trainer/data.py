@@ -93,7 +93,7 @@ def _read_events(payload: Payload, reporter: Reporter) -> tuple[Table, pl.DataFr
     """Events with user, item, kind and time, in the order of the file."""
     kinds = [payload.event_type_column] if payload.event_type_column else []
     id_columns = [payload.user_column, payload.item_column]
-    table = read_table(payload.interactions, [*id_columns, *kinds], parse_dates=False)
+    table = read_table(payload.interactions, [*id_columns, *kinds])
     table.require([*id_columns, payload.timestamp_column, *kinds])
     where = table.where(payload.timestamp_column)
     times = parse_times(table.frame.get_column(payload.timestamp_column), payload.timestamp_unit, where)

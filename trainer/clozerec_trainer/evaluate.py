@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clozerec_core.catalogue import SpecialRows
 from clozerec_core.errors import ClozerecError
-from clozerec_core.hybrid import Floats
+from clozerec_core.hybrid import SCORE_STEPS_PER_UNIT, Floats
 from clozerec_trainer.data import Ints, Log
 from clozerec_trainer.model import HybridBert4Rec
 from clozerec_trainer.sequences import LeaveOneOut, Part, last_windows
@@ -75,7 +75,7 @@ def model_scores(model: HybridBert4Rec, log: Log, stops_U: Ints, users_U: Ints) 
         rows_BT = last_windows(log, stops_U[chunk], users_U[chunk], special, model.network.spec.num_positions)
         intents_BD = model.intents(torch.from_numpy(rows_BT).long().to(device), input_ND)
         scores_BN = (intents_BD @ output_ND.T).masked_fill(no_vector_N, -torch.inf)
-        scores: Floats = scores_BN.cpu().numpy()
+        scores: Floats = np.rint(scores_BN.cpu().numpy() * SCORE_STEPS_PER_UNIT) / SCORE_STEPS_PER_UNIT
         return scores
 
     return score

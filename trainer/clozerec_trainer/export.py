@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from clozerec_core import bundle as names
 from clozerec_core.catalogue import Catalogue
+from clozerec_core.errors import ClozerecError
 from clozerec_core.history_file import Rows, Times, write_histories
 from clozerec_core.hybrid import ItemSpace
 from clozerec_trainer.data import Log
@@ -25,6 +26,8 @@ from clozerec_trainer.model import HybridBert4Rec
 def write_model(model: HybridBert4Rec, staging: Path) -> None:
     """Weights, item vectors, content vectors, the index over the vectors, and the sequence network."""
     weights = model.to_weights()
+    if not all(np.isfinite(tensor).all() for tensor in weights.values()):
+        raise ClozerecError("the trained weights are not numbers; lower learning_rate and keep gradient_clipping on")
     content_NC = model.content.vectors_NC
     vectors_ND = ItemSpace.from_weights(weights, "output").catalogue_vectors(content_NC)
     save_file(weights, staging / names.WEIGHTS)

@@ -163,10 +163,13 @@ def text_info(text_model: TextModel, content: Content, columns: Sequence[str]) -
 
 def save_atomically(path: Path, write: Any) -> None:
     """Let `write` fill a temporary file beside `path`, then give it the name; a cache is never half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    write(temporary)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write to the cache {path.parent}: {error.strerror}; choose --cache-dir") from None
 
 
 def _save_array(path: Path, array: Floats) -> None:

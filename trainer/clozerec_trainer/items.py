@@ -8,16 +8,24 @@ import polars as pl
 
 from clozerec_core.catalogue import POLARS_TYPES, Catalogue, ColumnType, Schema, column_type
 from clozerec_core.errors import UsageError
+from clozerec_core.filters import MAX_EXACT_INTEGER, parse_datetime
 from clozerec_trainer.payload import Payload
 from clozerec_trainer.tables import Table, read_table
+
+_SPELLINGS_TRIED = 100
+"""So that a column of titles is not read to its end in vain."""
 
 
 def read_items(payload: Payload) -> Table | None:
     """The items table with every column that the payload names; None where it names no table."""
     if payload.items is None:
         return None
-    text_columns = [payload.item_column, *payload.list_columns]
-    table = read_table(payload.items, text_columns, parse_dates=True)
+    text_columns = [
+        payload.item_column,
+        *payload.list_columns,
+        *([payload.display_name] if payload.display_name else []),
+    ]
+    table = read_table(payload.items, text_columns)
     named = [payload.item_column, *payload.metadata_columns, *payload.list_columns]
     table.require([*named, *([payload.display_name] if payload.display_name else [])])
     return table
@@ -55,11 +63,17 @@ def _typed(column: pl.Series, table: Table, separator: str | None) -> tuple[pl.S
             raise UsageError(f"{where} holds {column.dtype}; list_columns splits text columns only")
         members = column.cast(pl.String).str.split(separator).list.eval(pl.element().str.strip_chars())
         return members.list.eval(pl.element().filter(pl.element() != "")), ColumnType.STRING_LIST
+    if column.dtype == pl.String:
+        column = _as_datetimes(column)
     kind = ColumnType.STRING if column.dtype == pl.Null else column_type(column.dtype)
     if kind is None:
         raise UsageError(
             f"{where} holds {column.dtype}, which filters cannot read; make it one of "
             f"{', '.join(each.value for each in ColumnType)}, or leave it out"
+        )
+    if kind is ColumnType.INTEGER and (column.abs() > MAX_EXACT_INTEGER).any():
+        raise UsageError(
+            f"{where} holds whole numbers beyond ±2^53, which JSON cannot carry exactly; write them as text, quoted"
         )
     if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is None:
         column = column.dt.replace_time_zone("UTC")
@@ -67,6 +81,20 @@ def _typed(column: pl.Series, table: Table, separator: str | None) -> tuple[pl.S
         return column.cast(POLARS_TYPES[kind]), kind
     except pl.exceptions.PolarsError:
         raise UsageError(f"{where} holds values that do not fit {kind.value}; make them smaller") from None
+
+
+def _as_datetimes(column: pl.Series) -> pl.Series:
+    """Text that is RFC 3339 throughout becomes datetimes; any other spelling stays text, for days and months are
+    guessed wrong too easily."""
+    spellings = column.drop_nulls().unique()
+    moments = {text: parse_datetime(text) for text in spellings.head(_SPELLINGS_TRIED)}
+    if None in moments.values() or not moments:
+        return column
+    moments |= {text: parse_datetime(text) for text in spellings}
+    if None in moments.values():
+        return column
+    read = column.replace_strict(list(moments), list(moments.values()), default=None, return_dtype=pl.Int64)
+    return read.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
 
 
 def _extended(column: pl.Series, schema: Schema, num_items: int) -> pl.Series:

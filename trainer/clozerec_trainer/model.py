@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from clozerec_core.hybrid import TINY_NORM, Floats
 from clozerec_trainer.item_features import Content
-from clozerec_trainer.payload import Payload
+from clozerec_trainer.payload import LEAST_TEMPERATURE, Payload
 
 _FIRST_TEMPERATURE = 0.1
-_LEAST_TEMPERATURE = 0.01
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ class HybridBert4Rec(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """Divides the cosine."""
-        return self.log_temperature.clamp(min=math.log(_LEAST_TEMPERATURE)).exp()
+        return self.log_temperature.clamp(min=math.log(LEAST_TEMPERATURE)).exp()
 
     def encode(self, rows_BL: Tensor, vectors_MD: Tensor, index_BL: Tensor, causal: bool = False) -> Tensor:
         """Hidden states `[B, L, D]` of rows.

@@ -27,7 +27,7 @@ class Objective:
     trained_rows: Tensor
     """Sorted rows of the items with training events: what may be right or wrong."""
     negative_samples: int
-    """0: the full softmax."""
+    """0, or as many as there are items: the full softmax."""
     behaviour_dropout: float
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -55,7 +55,7 @@ class Objective:
 
     def _negatives(self, num_answers: int, generator: torch.Generator) -> Tensor | None:
         """Rows drawn uniformly for each answer; None where all items are at hand."""
-        if self.negative_samples == 0:
+        if self.negative_samples == 0 or self.negative_samples >= len(self.trained_rows):
             return None
         drawn = torch.randint(len(self.trained_rows), (num_answers, self.negative_samples), generator=generator)
         rows_MJ: Tensor = self.trained_rows[drawn.to(self.trained_rows.device)]

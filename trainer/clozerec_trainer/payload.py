@@ -16,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from clozerec_core.errors import UsageError
 from clozerec_core.wording import suggest
 
+LEAST_WEIGHT = 1e-6
+LEAST_TEMPERATURE = 0.01
+"""Below it float32 logits overflow the softmax's useful range; a learned temperature stops there, too."""
+
 TimestampUnit = Literal["auto", "s", "ms", "us", "ns"]
 
 
@@ -65,9 +69,9 @@ class Payload(BaseModel):
     )
 
     hidden_size: int = Field(
-        64, ge=1, description="dims of item vectors and hidden states; divisible by attention_heads"
+        64, ge=1, le=4096, description="dims of item vectors and hidden states; divisible by attention_heads"
     )
-    model_depth: int = Field(2, ge=1, description="transformer blocks")
+    model_depth: int = Field(2, ge=1, le=64, description="transformer blocks")
     attention_heads: int = Field(4, ge=1, description="heads of each block")
     dropout_rate: float = Field(0.1, ge=0, lt=1, description="share of activations dropped in training")
     use_attention_mask: bool = Field(True, description="false: padding is read like anything else")
@@ -81,19 +85,25 @@ class Payload(BaseModel):
         lt=1,
         description="share of items whose id part is dropped at a step, so that text alone becomes good",
     )
-    temperature: float | None = Field(None, gt=0, description="divides the cosine in the loss; null: learned")
+    temperature: float | None = Field(
+        None, ge=LEAST_TEMPERATURE, description="divides the cosine in the loss; null: learned"
+    )
 
     training_epochs: int = Field(10, ge=1, description="passes over the training windows")
     learning_rate: float = Field(0.001, gt=0, description="peak of AdamW's; cosine decay to zero")
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of steps in which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices only")
     gradient_clipping: float = Field(1.0, ge=0, description="largest gradient norm of a step; 0: off")
-    negative_samples: int = Field(100, ge=0, description="wrong items against each right one; 0: all (full softmax)")
-    batch_size: int = Field(128, ge=1, description="windows a step")
+    negative_samples: int = Field(
+        100, ge=0, le=100_000, description="wrong items against each right one; 0: all (full softmax)"
+    )
+    batch_size: int = Field(128, ge=1, le=65_536, description="windows a step")
     validate_every: int = Field(1, ge=1, description="epochs between validations; the best validated epoch is kept")
     seed: int = Field(0, ge=0, lt=2**63, description="equal seeds, data and versions on a CPU give equal weights")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto: a GPU where there is one")
-    refit: bool = Field(False, description="after the metrics, train once more on every event and serve that")
+    refit: bool = Field(
+        False, description="after the metrics, train once more on every event, for as many epochs as the best took"
+    )
     text_model: str | None = Field(
         None,
         description="directory or hub name of a MiniLM-like sentence model; null: the one that is installed with us",
@@ -102,12 +112,39 @@ class Payload(BaseModel):
     top_k_results: int = Field(10, ge=1, le=1000, description="answers of a request that does not say; also reported")
     exclude_seen: bool = Field(True, description="false suits music and groceries, where people come back")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `on` as true, and Python takes true for 1."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind not in (bool, Path, Path | None):
+            raise ValueError(f"{info.field_name}: is true or false, which is not what belongs here")
+        if value == "":
+            raise ValueError(f"{info.field_name}: is empty; leave the key out, or give it a value")
+        return value
+
+    @field_validator("metadata_columns", mode="before")
+    @classmethod
+    def _one_column_is_a_list_of_one(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"metadata_columns: is a list of columns; write [{value}]")
+        return value
+
+    @field_validator("event_weights", mode="before")
+    @classmethod
+    def _kinds_are_text(cls, value: Any) -> Any:
+        """Ratings as kinds of event are numbers in YAML."""
+        return {str(kind): weight for kind, weight in value.items()} if isinstance(value, Mapping) else value
+
     @field_validator("event_weights")
     @classmethod
-    def _weights_are_not_negative(cls, weights: dict[str, float]) -> dict[str, float]:
+    def _weights_are_in_range(cls, weights: dict[str, float]) -> dict[str, float]:
         for kind, weight in weights.items():
-            if weight < 0:
-                raise ValueError(f'the weight of "{kind}" is {weight}; it must be 0 or more')
+            if weight != 0 and not LEAST_WEIGHT <= weight <= 1 / LEAST_WEIGHT:
+                raise ValueError(
+                    f'the weight of "{kind}" is {weight}; it must be 0, or from {LEAST_WEIGHT} to '
+                    f"{1 / LEAST_WEIGHT:.0f}"
+                )
         return weights
 
     @field_validator("list_columns")
@@ -133,6 +170,17 @@ class Payload(BaseModel):
                 f"hidden_size {self.hidden_size} is not divisible by attention_heads {self.attention_heads}; "
                 f"{' or '.join(near)} would be"
             )
+        if self.sequence_stride is not None and self.sequence_stride > self.max_sequence_length:
+            raise ValueError(
+                f"sequence_stride {self.sequence_stride} is longer than max_sequence_length "
+                f"{self.max_sequence_length}; events between windows would never be trained on"
+            )
+        columns = [self.user_column, self.item_column, self.timestamp_column]
+        if len(set(columns)) < len(columns):
+            raise ValueError("user_column, item_column and timestamp_column must be three different columns")
+        for key, names in (("metadata_columns", self.metadata_columns), ("list_columns", tuple(self.list_columns))):
+            if self.item_column in names:
+                raise ValueError(f'{key} names "{self.item_column}", the item_column; ids have no meaning as text')
         if self.event_weights and self.event_type_column is None:
             raise ValueError("event_weights needs event_type_column, the column that says the kind of event")
         needs_items = {
@@ -192,12 +240,23 @@ def read_preset(name: str) -> dict[str, Any]:
 def _parse(text: str, name: str) -> dict[str, Any]:
     """YAML, of which JSON is a part."""
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        document = yaml.load(text, _OneOfEachKey)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{name} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise UsageError(f"{name} must be an object of keys, such as `user_column: user_id`")
     return {str(key): value for key, value in document.items()}
+
+
+class _OneOfEachKey(yaml.SafeLoader):
+    """Safe YAML in which a key stands once; plain YAML would let the last one win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f'the key "{key}" stands twice')
+        return super().construct_mapping(node, deep)
 
 
 def _explain(fault: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import glob
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -58,24 +59,25 @@ class Table:
         return ids
 
 
-def read_table(path: Path, text_columns: Sequence[str], parse_dates: bool) -> Table:
+def read_table(path: Path, text_columns: Sequence[str]) -> Table:
     """Read a file or a glob of files.
 
     Args:
         path: CSV (`.csv`, `.tsv`) or Parquet (`.parquet`).
         text_columns: columns that are text in a CSV whatever they look like, where they exist.
-        parse_dates: whether dates in a CSV become datetimes.
 
     Raises:
         UsageError: no such file, unreadable, of another kind, or without rows.
     """
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; give its files as a glob, such as {path / '*.parquet'}")
     files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
     if not files:
         raise UsageError(f"{path} does not exist; give a CSV or Parquet file, or a glob that matches some")
     digest = hashlib.sha256()
     frames = []
     for file in files:
-        frames.append(_read_file(file, text_columns, parse_dates))
+        frames.append(_read_file(file, text_columns))
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     try:
@@ -87,27 +89,37 @@ def read_table(path: Path, text_columns: Sequence[str], parse_dates: bool) -> Ta
     return Table(str(path), frame, digest.hexdigest())
 
 
-def _read_file(file: Path, text_columns: Sequence[str], parse_dates: bool) -> pl.DataFrame:
+def _read_file(file: Path, text_columns: Sequence[str]) -> pl.DataFrame:
     suffix = file.suffix.lower()
     try:
         if suffix == ".parquet":
             return pl.read_parquet(file, glob=False, hive_partitioning=False)
         if suffix in _SEPARATORS:
             separator = _SEPARATORS[suffix]
-            header = pl.read_csv(file, separator=separator, n_rows=0, glob=False).columns
+            with file.open(encoding="utf-8-sig", newline="") as stream:
+                header = next(csv.reader(stream, delimiter=separator), [])
+            _check_header(header, file)
             return pl.read_csv(
                 file,
                 separator=separator,
                 schema_overrides={column: pl.String for column in text_columns if column in header},
                 infer_schema_length=None,
-                try_parse_dates=parse_dates,
                 glob=False,
             )
     except pl.exceptions.NoDataError:
         raise UsageError(f"{file} is empty: it has no rows") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"cannot read {file}: {_brief(error)}") from None
     raise UsageError(f"{file} is neither CSV nor Parquet: its name must end in .csv, .tsv or .parquet")
+
+
+def _check_header(header: Sequence[str], file: Path) -> None:
+    """Polars would rename such columns without a word."""
+    for position, name in enumerate(header, start=1):
+        if not name.strip():
+            raise UsageError(f"{file}: column {position} has no name; name it, or leave it out (an index, perhaps?)")
+        if name in header[: position - 1]:
+            raise UsageError(f'{file} has two columns "{name}"; rename one')
 
 
 def _brief(error: BaseException) -> str:

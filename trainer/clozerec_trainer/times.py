@@ -93,6 +93,8 @@ def _unit_of(value: float) -> Unit:
 
 def _from_numbers(column: pl.Series, unit: Unit, where: str) -> pl.Series:
     per_second = _PER_SECOND[unit]
+    # Before the conversion, where the least integers would wrap around.
+    _refuse_negative(column < 0, where)
     largest = float(column.max())  # type: ignore[arg-type]
     if largest / per_second > _LATEST_US / 10**6 or largest >= 2**63:
         raise UsageError(f"{where}: {largest:.0f} {_UNIT_NAMES[unit]} is too far in the future; mend timestamp_unit")
@@ -116,12 +118,7 @@ def _from_text(column: pl.Series, where: str) -> pl.Series:
 
 
 def _refuse_impossible(times: pl.Series, where: str) -> None:
-    negative = times < 0
-    if negative.any():
-        raise UsageError(
-            f"{where}: {negative.sum()} times are negative, the first in row {negative.arg_true()[0] + 1}; times count "
-            "from 1970"
-        )
+    _refuse_negative(times < 0, where)
     future = times > int(time.time() * 10**6) + _DAY_US
     if future.any():
         row = int(future.arg_true()[0])
@@ -129,4 +126,12 @@ def _refuse_impossible(times: pl.Series, where: str) -> None:
         raise UsageError(
             f"{where}: {future.sum()} times lie more than a day in the future, the first in row {row + 1} ({shown}); "
             "remove them, or mend timestamp_unit"
+        )
+
+
+def _refuse_negative(negative: pl.Series, where: str) -> None:
+    if negative.any():
+        raise UsageError(
+            f"{where}: {negative.sum()} times are negative, the first in row {negative.arg_true()[0] + 1}; times count "
+            "from 1970"
         )

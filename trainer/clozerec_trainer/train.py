@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from clozerec_core.bundle import (
     FORMAT_VERSION,
     Bundle,
@@ -42,6 +44,16 @@ from clozerec_trainer.sequences import LeaveOneOut
 from clozerec_trainer.text_graph import write_text_engine
 
 _LIBRARIES = ("clozerec", "faiss-cpu", "numpy", "onnx", "polars", "safetensors", "sentence-transformers", "torch")
+
+_READING_KEYS = {
+    "user_column",
+    "item_column",
+    "timestamp_column",
+    "timestamp_unit",
+    "event_type_column",
+    "event_weights",
+    "duplicates",
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,8 @@ def train(
         manifest = _manifest(dataset, payload, text, figures)
         write_report(staging / "report", manifest.bundle_id, figures, fitted.epochs, manifest.payload)
         bundle = publish(staging, output_dir, manifest)
+    # A bundle that does not load must not go live.
+    Bundle.open(bundle.path).catalogue  # noqa: B018  # read for its checks
     point_current(bundle)
     reporter.say("bundle_published", bundle=str(bundle.path))
     return TrainResult(bundle, figures)
@@ -106,10 +120,19 @@ def evaluate_bundle(bundle: Bundle, payload: Payload, reporter: Reporter | None 
             "judge its weights; its manifest has the figures from before"
         )
     dataset = read_dataset(payload, reporter or SilentReporter())
-    if list(dataset.catalogue.item_ids) != list(bundle.catalogue.item_ids):
-        raise UsageError(f"{payload.interactions} does not give the items of bundle {bundle.bundle_id}")
+    # Other events would put what the model was trained on into the test.
+    if dataset.fingerprint != bundle.manifest.data["sha256"] or _reading(payload) != _reading(trained_with):
+        raise UsageError(
+            f"bundle {bundle.bundle_id} was trained on other data than {payload.interactions} as this payload reads "
+            "it; its figures can only be had from what it was trained on"
+        )
     best_epoch = int(bundle.manifest.metrics["best_epoch"])
     return judge_model(model_of(bundle, trained_with), dataset, trained_with, best_epoch)
+
+
+def _reading(payload: Payload) -> dict[str, object]:
+    """The keys that decide which events and items are read from the files."""
+    return payload.model_dump(include=_READING_KEYS)
 
 
 def _content(
@@ -119,9 +142,11 @@ def _content(
     if text_model is None:
         return no_content(len(dataset.catalogue))
     texts = item_texts(dataset.catalogue, payload.metadata_columns)
-    if len({text for text in texts if text}) < 2:
+    vectors_NC = embed(texts, text_model, cache_dir, reporter)
+    # Vectors rather than texts: the model may not tell "Foo" from "foo".
+    if len(np.unique(vectors_NC[vectors_NC.any(axis=1)], axis=0)) < 2:
         raise UsageError(f"the columns {', '.join(payload.metadata_columns)} hold fewer than two texts; leave them out")
-    return whiten(embed(texts, text_model, cache_dir, reporter), payload.content_dims)
+    return whiten(vectors_NC, payload.content_dims)
 
 
 def _manifest(dataset: Dataset, payload: Payload, text: TextInfo | None, figures: Figures) -> Manifest:

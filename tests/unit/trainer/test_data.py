@@ -149,6 +149,7 @@ def test_an_explicit_unit_wins(written: Written) -> None:
     ("times", "expected"),
     [
         ([-1, 20, 30, 40], "1 times are negative, the first in row 1"),
+        ([1_700_000_000, 1, -(2**63), 1_700_000_000], "1 times are negative, the first in row 3"),
         ([10, 20, 30, 4_000_000_000], "more than a day in the future, the first in row 4 (2096-10-02T07:06:40Z)"),
         ([1_700_000_000, 1_700_000_000_000, 1_700_000_000, 1_700_000_000], "mixes time units"),
         (["2023-01-01", "yesterday", "2023-01-01", "2023-01-01"], '"yesterday" in row 2 is no time'),
@@ -180,6 +181,8 @@ def test_impossible_times_are_refused(written: Written, times: list[Any], expect
         ("user,item,time\n", "is empty: it has no rows"),
         ("", "is empty: it has no rows"),
         ("user,item,time\n1,a,3\n1,a,3,4,5,6\n", "cannot read"),
+        (",user,item,time\n0,1,a,3\n", "column 1 has no name"),
+        ("user,item,time,time\n1,a,3,3\n", 'has two columns "time"'),
     ],
 )
 def test_bad_interactions_are_refused(written: Written, columns: Any, expected: str) -> None:
@@ -253,9 +256,32 @@ def test_list_columns_are_split(written: Written) -> None:
         ({"item": ["a"], "sizes": [[1, 2]]}, {}, "which filters cannot read"),
         ({"item": ["a"], "year": [1999]}, {"list_columns": {"year": "|"}}, "list_columns splits text columns only"),
         ({"id": ["a"]}, {}, 'no column "item"'),
+        ({"item": ["a"], "stock": [2**53 + 1]}, {}, "beyond ±2^53"),
     ],
 )
 def test_bad_items_are_refused(written: Written, items: Any, keys: dict[str, Any], expected: str) -> None:
     message = refused(written(GOOD, items, suffix=".parquet", **keys))
     assert expected in message
     assert "items.parquet" in message
+
+
+def test_names_and_dates_are_not_changed_while_reading(written: Written) -> None:
+    items = {
+        "item": ["a", "b"],
+        "title": ["007", "1.10"],
+        "us_date": ["03/04/2024", "12/11/2024"],
+        "clock": ["10:30", "11:00"],
+        "released": ["2024-03-04", "2024-03-04T10:00:00+02:00"],
+    }
+    catalogue = read(written(GOOD, items, display_name="title")).catalogue
+    assert list(catalogue.display_names)[:2] == ["007", "1.10"]
+    assert catalogue.metadata(1) == {
+        "title": "1.10", "us_date": "12/11/2024", "clock": "11:00", "released": "2024-03-04T08:00:00Z",
+    }  # fmt: skip
+
+
+def test_a_directory_is_refused_with_the_glob_to_write(written: Written, tmp_path: Path) -> None:
+    (tmp_path / "events.parquet").mkdir()
+    assert "events.parquet/*.parquet" in refused(
+        written(GOOD).model_copy(update={"interactions": tmp_path / "events.parquet"})
+    )

@@ -60,7 +60,10 @@ def test_hidden_size_must_be_divisible_by_heads(size: int, heads: int, near: str
     ("keys", "expected"),
     [
         ({"event_weights": {"buy": 1}}, "event_weights needs event_type_column"),
-        ({"event_type_column": "k", "event_weights": {"buy": -1}}, 'the weight of "buy" is -1.0; it must be 0 or more'),
+        (
+            {"event_type_column": "k", "event_weights": {"buy": -1}},
+            'the weight of "buy" is -1.0; it must be 0, or from 1e-06',
+        ),
         ({"metadata_columns": ["title"]}, "metadata_columns names columns of the items table, but items is not given"),
         ({"items": "x.csv", "list_columns": {"genres": ""}}, 'the separator of "genres" is empty'),
         ({"device": "gpu"}, "device"),
@@ -118,3 +121,39 @@ def test_every_preset_is_a_valid_payload(name: str) -> None:
 def test_presets_have_the_documented_shape(name: str, shape: tuple[int, ...]) -> None:
     keys = ("hidden_size", "attention_heads", "model_depth", "max_sequence_length", "training_epochs")
     assert tuple(read_preset(name)[key] for key in keys) == shape
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"training_epochs": True}, "training_epochs: is true or false"),
+        ({"learning_rate": True}, "learning_rate: is true or false"),
+        ({"items": ""}, "items: is empty"),
+        ({"event_type_column": ""}, "event_type_column: is empty"),
+        ({"items": "x.csv", "metadata_columns": "title"}, "write [title]"),
+        ({"items": "x.csv", "metadata_columns": ["i"]}, 'names "i", the item_column'),
+        ({"items": "x.csv", "list_columns": {"i": "|"}}, 'names "i", the item_column'),
+        ({"user_column": "i"}, "must be three different columns"),
+        ({"sequence_stride": 51}, "sequence_stride 51 is longer than max_sequence_length 50"),
+        ({"temperature": 0.001}, "temperature"),
+        ({"negative_samples": 10**20}, "negative_samples"),
+        ({"hidden_size": 400_000_000}, "hidden_size"),
+        ({"event_type_column": "k", "event_weights": {"buy": 1e39}}, 'the weight of "buy"'),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused_in_words(keys: dict[str, Any], expected: str) -> None:
+    assert expected in refused(**keys)
+
+
+def test_kinds_of_event_may_be_numbers() -> None:
+    payload = parse_payload({**REQUIRED, "event_type_column": "k", "event_weights": {1: 0, 5: 2.0}}, Path("/data"))
+    assert payload.event_weights == {"1": 0, "5": 2.0}
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\na: 2", '{"a": 1, "a": 2}', "[" * 3000, "a: 2024-99-99", "a: " + "9" * 5000, "a: b: c"]
+)
+def test_text_that_is_no_payload_is_refused_without_a_traceback(tmp_path: Path, text: str) -> None:
+    (tmp_path / "payload.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"payload\.yaml"):
+        load_payload(tmp_path / "payload.yaml")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import structlog
 import toy_world
@@ -81,10 +82,19 @@ def test_the_figures_come_out_of_the_bundle_again(fixture: str, request: pytest.
             assert again[part][system] == pytest.approx(bundle.manifest.metrics[part][system])
 
 
-def test_a_bundle_is_not_judged_by_other_data(toy_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["other items", "the newest events gone", "read otherwise"])
+def test_a_bundle_is_not_judged_by_other_data(toy_bundle: Bundle, tmp_path: Path, change: str) -> None:
     payload = toy_world.toy_payload(tmp_path)
-    toy_world.items_frame().reverse().write_parquet(tmp_path / "items.parquet")
-    with pytest.raises(UsageError, match="does not give the items of bundle"):
+    if change == "other items":
+        toy_world.items_frame().reverse().write_parquet(tmp_path / "items.parquet")
+    elif change == "the newest events gone":
+        # The validation events would become the test's, and training events the validation's.
+        events = toy_world.interactions_frame()
+        is_newest = pl.col("timestamp") == pl.col("timestamp").max().over("user_id")
+        events.filter(~is_newest).write_parquet(tmp_path / "interactions.parquet")
+    else:
+        payload = toy_world.toy_payload(tmp_path, duplicates="keep")
+    with pytest.raises(UsageError, match="was trained on other data"):
         evaluate_bundle(toy_bundle, payload)
 
 
