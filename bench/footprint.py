@@ -44,6 +44,9 @@ async def ask_long_texts(target: str, how_many: int) -> None:
 
 def main() -> None:
     bundle = sys.argv[1] if len(sys.argv) > 1 else "demo-run/bundles/current"
+    if not Path(bundle).is_dir():
+        print(f"skipped: {bundle} is not there; make demo writes it")
+        return
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bare:
         time.sleep(0.5)
         bare_mb, _ = memory_mb(bare.pid)
