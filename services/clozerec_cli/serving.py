@@ -6,7 +6,7 @@ Each function is a context that yields once its service is ready, and drains it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -78,21 +78,21 @@ def _context(part: Part, bundle: Bundle, settings: Any) -> AbstractAsyncContextM
             return all_in_one(bundle, settings)
 
 
-@asynccontextmanager
-async def encoder_server(bundle: Bundle, settings: EncoderSettings) -> AsyncIterator[int]:
-    """The encoder on its port."""
-    servicer = await asyncio.to_thread(_encoder, bundle, settings)
-    try:
-        async with _listening([servicer.service()], settings) as port:
-            yield port
-    finally:
-        servicer.close()
+def encoder_server(bundle: Bundle, settings: EncoderSettings) -> AbstractAsyncContextManager[int]:
+    """The encoder; yields its port."""
+    return _inner_server(lambda: _encoder(bundle, settings), settings)
+
+
+def retriever_server(bundle: Bundle, settings: RetrieverSettings) -> AbstractAsyncContextManager[int]:
+    """The retriever; yields its port."""
+    return _inner_server(lambda: _retriever(bundle, settings), settings)
 
 
 @asynccontextmanager
-async def retriever_server(bundle: Bundle, settings: RetrieverSettings) -> AsyncIterator[int]:
-    """The retriever on its port."""
-    servicer = await asyncio.to_thread(_retriever, bundle, settings)
+async def _inner_server(
+    load: Callable[[], EncoderServicer | RetrieverServicer], settings: ServerSettings
+) -> AsyncIterator[int]:
+    servicer = await asyncio.to_thread(load)
     try:
         async with _listening([servicer.service()], settings) as port:
             yield port
