@@ -17,7 +17,7 @@ from clozerec_core.bundle import INDEX, Bundle
 from clozerec_core.errors import BadBundle
 from clozerec_core.hybrid import Floats
 from clozerec_retriever.masks import Mask
-from clozerec_retriever.ranking import NOTHING, SCORE_STEP, Ranking, RowArray, Scores, rank
+from clozerec_retriever.ranking import NOTHING, SCORE_STEP, Place, Ranking, RowArray, Scores, rank
 
 GATHER_SHARE = 0.25
 """Of the catalogue. Up to it, scoring the passing rows one by one is faster than a scan with a bitmap; measured at
@@ -92,6 +92,14 @@ class ItemIndex:
         else:
             rows = self._scan(intent_1D, top_k, passing_N, num_passing)
         return rank(rows, self._scores(rows, intent_1D[0]), top_k)
+
+    def coming_after(self, intent_D: Floats, place: Place, passing_N: Mask | None = None) -> Mask:
+        """Those of the passing rows that come after a place in the order by this intent, `[N]`; scores every one."""
+        passing_N = self._has_vector_N if passing_N is None else self._has_vector_N & passing_N
+        rows = np.flatnonzero(passing_N)
+        later_N = np.zeros(len(passing_N), np.bool_)
+        later_N[rows[place.precedes(rows, self._scores(rows, intent_D))]] = True
+        return later_N
 
     def _gather(self, intent_1D: Floats, top_k: int, rows: RowArray) -> RowArray:
         """Those of a few rows that may be among the best."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clozerec_retriever.masks import Mask
-from clozerec_retriever.ranking import Ranking, rank
+from clozerec_retriever.ranking import Place, Ranking, rank
 
 
 class Popularity:
@@ -19,9 +19,12 @@ class Popularity:
         largest = max(1, int(counts_N.max(initial=0)))
         self._everything = rank(np.arange(len(counts_N)), counts_N / largest, len(counts_N))
 
-    def best(self, top_k: int, passing_N: Mask | None) -> Ranking:
-        """The `top_k` most popular of the rows that pass; None: of all."""
+    def best(self, top_k: int, passing_N: Mask | None, after: Place | None = None) -> Ranking:
+        """The `top_k` most popular of the rows that pass (None: of all), from a place in the order on."""
         rows, scores = self._everything.rows, self._everything.scores
+        if after is not None:
+            later = after.precedes(rows, scores)
+            rows, scores = rows[later], scores[later]
         if passing_N is None:
             return Ranking(rows[:top_k], scores[:top_k])
         places = np.flatnonzero(passing_N[rows])[:top_k]

@@ -31,6 +31,20 @@ class Ranking:
         return len(self.rows)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a page ended: the last candidate's score, as it was returned, and its row."""
+
+    score: float
+    row: int
+
+    def precedes(self, rows: RowArray, scores: Scores) -> NDArray[np.bool_]:
+        """Which of some rows, `[n]` with scores `[n]` in double precision, come after this place."""
+        steps, own = np.rint(scores * STEPS_PER_UNIT), round(self.score * STEPS_PER_UNIT)
+        comes_after: NDArray[np.bool_] = (steps < own) | ((steps == own) & (rows > self.row))
+        return comes_after
+
+
 NOTHING = Ranking(np.empty(0, np.int64), np.empty(0, np.float64))
 
 

@@ -20,7 +20,7 @@ from clozerec_core.predicate import EVERYTHING, Predicate
 from clozerec_retriever.index import ItemIndex
 from clozerec_retriever.masks import Mask, RowMasks
 from clozerec_retriever.popularity import Popularity
-from clozerec_retriever.ranking import NOTHING, Ranking
+from clozerec_retriever.ranking import NOTHING, Place, Ranking
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Selection:
     where: Predicate = EVERYTHING
     exclude_item_ids: Sequence[str] = ()
     """Unknown ids are allowed and mean nothing."""
+    after: Place | None = None
+    """Only what comes after this place in the order."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,7 @@ class Retriever:
         Raises:
             BadRequest: `intent` has the wrong length, is not finite or is zero; `top_k` is too large.
         """
-        top_k = self._top_k(selection)
-        ranking = self._index.search(self._unit(intent), top_k, self._passing(selection))
-        return Found(ranking, exhausted=len(ranking) < top_k)
+        return self._nearest(self._unit(intent), selection, self._passing(selection))
 
     def search_by_item(self, item_id: str, selection: Selection) -> Found:
         """The items nearest to a stored item, without itself.
@@ -98,15 +98,14 @@ class Retriever:
             UnknownItem: the catalogue does not have it.
             BadRequest: `top_k` is too large.
         """
-        top_k = self._top_k(selection)
+        self._top_k(selection)
         row = self.catalogue.row_of(item_id)
         if row is None:
             raise UnknownItem(item_id)
         vector = self._index.vector(row)
         if vector is None:
             return Found(NOTHING, exhausted=True, vectorless_item=True)
-        ranking = self._index.search(vector, top_k, self._passing(selection, row))
-        return Found(ranking, exhausted=len(ranking) < top_k)
+        return self._nearest(vector, selection, self._passing(selection, row))
 
     def popular(self, selection: Selection) -> Found:
         """The most popular items.
@@ -115,7 +114,7 @@ class Retriever:
             BadRequest: `top_k` is too large.
         """
         top_k = self._top_k(selection)
-        ranking = self._popularity.best(top_k, self._passing(selection))
+        ranking = self._popularity.best(top_k, self._passing(selection), selection.after)
         return Found(ranking, exhausted=len(ranking) < top_k)
 
     def rows(self, item_ids: Sequence[str]) -> list[int | None]:
@@ -133,6 +132,10 @@ class Retriever:
         content_C: Floats = self._content_NC[row]
         return content_C if np.any(content_C) else content_C[:0]
 
+    def vector(self, row: int) -> Floats | None:
+        """The item's output-side vector, `[D]`; None where it has neither text nor behaviour."""
+        return self._index.vector(row)
+
     def metadata_fields(self, names: Sequence[str]) -> tuple[str, ...]:
         """The columns to return, each once; no name means all.
 
@@ -144,6 +147,13 @@ class Retriever:
             raise BadRequest(violations)
         # In one order whatever the caller's, since rendered metadata is kept by it.
         return tuple(sorted(set(names))) or tuple(self.catalogue.schema)
+
+    def _nearest(self, intent_D: Floats, selection: Selection, passing_N: Mask | None) -> Found:
+        top_k = self._top_k(selection)
+        if selection.after is not None:
+            passing_N = self._index.coming_after(intent_D, selection.after, passing_N)
+        ranking = self._index.search(intent_D, top_k, passing_N)
+        return Found(ranking, exhausted=len(ranking) < top_k)
 
     def _top_k(self, selection: Selection) -> int:
         if not 0 <= selection.top_k <= MAX_TOP_K:

@@ -6,6 +6,7 @@ longer to render than to find, and the event loop has health checks to answer.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import faiss
@@ -17,7 +18,8 @@ from clozerec_core.errors import BadRequest, NotImplementedYet
 from clozerec_core.filter_wire import columns_to_wire, filter_from_wire
 from clozerec_core.rpc import Service
 from clozerec_core.workers import Workers
-from clozerec_retriever.retriever import Retriever, Selection
+from clozerec_retriever.ranking import Place
+from clozerec_retriever.retriever import Found, Retriever, Selection
 from clozerec_retriever.settings import RetrieverSettings
 from clozerec_retriever.wire import RowMessages
 
@@ -108,7 +110,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             found = retriever.search_by_vector(np.array(request.intent, np.float32), selection)
         return retriever_pb2.SearchResponse(
             bundle_id=retriever.bundle_id,
-            candidates=self._rows.candidates(found.ranking, fields),
+            candidates=self._candidates(found, fields, request.include_vectors),
             exhausted=found.exhausted,
             vectorless_item=found.vectorless_item,
         )
@@ -141,9 +143,26 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                 item.content.extend(retriever.content(row).tolist())
         return response
 
+    def _candidates(
+        self, found: Found, fields: tuple[str, ...], include_vectors: bool
+    ) -> list[retriever_pb2.Candidate]:
+        messages = self._rows.candidates(found.ranking, fields)
+        for message in messages if include_vectors else ():
+            vector = self._retriever.vector(message.row)
+            assert vector is not None, "a search finds items with a vector only"
+            message.vector.extend(vector.tolist())
+        return messages
+
     def _selection(self, request: retriever_pb2.SearchRequest | retriever_pb2.ListPopularRequest) -> Selection:
         return Selection(
             top_k=request.top_k,
             where=filter_from_wire(request.filter, self._retriever.catalogue.schema),
             exclude_item_ids=request.exclude_item_ids,
+            after=_place(request.after) if request.HasField("after") else None,
         )
+
+
+def _place(cursor: retriever_pb2.Cursor) -> Place:
+    if not math.isfinite(cursor.score):
+        raise BadRequest.of("after.score", "expected the score of a candidate")
+    return Place(cursor.score, cursor.row)

@@ -20,7 +20,7 @@ from clozerec_core.predicate import Predicate, matches
 from clozerec_retriever import index as index_module
 from clozerec_retriever.index import ItemIndex
 from clozerec_retriever.popularity import Popularity
-from clozerec_retriever.ranking import Ranking
+from clozerec_retriever.ranking import Place, Ranking
 from clozerec_retriever.retriever import Found, Retriever, Selection
 
 DIM = 4
@@ -131,6 +131,25 @@ def test_filtered_popularity_equals_brute_force(
     scores = {row: float(Fraction(world.counts[row], largest)) for row in world.passing(where, excluded)}
     found = world.retriever().popular(Selection(top_k, where, excluded))
     check(found, ranked(scores, top_k), top_k)
+
+
+@given(worlds(), DIRECTIONS.filter(any), predicates(), EXCLUSIONS, st.integers(1, 4))
+def test_pages_one_after_the_other_are_the_whole_order(
+    world: World, direction: list[int], where: Predicate, excluded: list[str], page_len: int
+) -> None:
+    retriever, intent = world.retriever(), unit(direction)
+    everything = Selection(1_000, where, excluded)
+    for search in (lambda selection: retriever.search_by_vector(intent, selection), retriever.popular):
+        paged: list[tuple[int, int]] = []
+        after, exhausted = None, False
+        while not exhausted:
+            found = search(Selection(page_len, where, excluded, after))
+            paged += in_steps(found.ranking)
+            exhausted = found.exhausted
+            if len(found.ranking):
+                # A score crosses the wire in single precision.
+                after = Place(float(np.float32(found.ranking.scores[-1])), int(found.ranking.rows[-1]))
+        assert paged == in_steps(search(everything).ranking)
 
 
 @pytest.mark.parametrize("gather_share", [0.0, 0.25, 1.0], ids=["scan", "as measured", "gather"])

@@ -220,3 +220,15 @@ async def test_work_whose_caller_has_run_out_of_time_is_dropped(bundle: Bundle) 
     with handling({}, timeout_s=0), pytest.raises(DeadlineExceeded, match="deadline passed"):
         await servicer.Search(retriever_pb2.SearchRequest(item_id="i0"), None)
     servicer.close()
+
+
+async def test_a_page_goes_on_after_its_last_candidate_and_brings_vectors_on_request(stub: Any) -> None:
+    request = retriever_pb2.SearchRequest(bundle_id="tiny", intent=[1.0, 0.0], top_k=1, include_vectors=True)
+    first = (await stub.Search(request, timeout=5)).candidates[0]
+    assert (first.item_id, list(first.vector)) == ("i0", [1.0, 0.0])
+    request.after.CopyFrom(retriever_pb2.Cursor(score=first.score, row=first.row))
+    assert [each.item_id for each in (await stub.Search(request, timeout=5)).candidates] == ["i1"]
+    popular = retriever_pb2.ListPopularRequest(top_k=5, after=retriever_pb2.Cursor(score=0.5, row=2))
+    assert [each.item_id for each in (await stub.ListPopular(popular, timeout=5)).candidates] == ["i0", "i3"]
+    popular.after.score = float("nan")
+    assert await refusal(stub.ListPopular(popular, timeout=5)) == (grpc.StatusCode.INVALID_ARGUMENT, ["after.score"])
