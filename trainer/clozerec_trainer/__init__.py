@@ -1,9 +1,9 @@
 """The trainer: from a log of interactions and a table of items to one immutable bundle.
 
 The only home of torch. `payload.py` says what is asked, `train.py` does it from top to bottom; everything else is one
-step each: read (`tables`, `times`, `items`, `data`), split and cut (`sequences`), mask (`cloze`), embed text
-(`item_features`), learn (`model`, `objective`, `loop`, `experiment`), judge (`evaluate`, `baselines`, `report`), write
-(`export`, `encoder_graph`, `text_graph`).
+step each: read (`tables`, `times`, `items`, `data`), split (`splits`) and cut (`sequences`), mask (`cloze`), embed text
+(`item_features`), learn (`model`, `objective`, `loop`, `experiment`), judge (`evaluate`, `metrics`, `baselines`,
+`comparison`, `report`), write (`export`, `encoder_graph`, `text_graph`).
 """
 
 import os

@@ -9,36 +9,34 @@ import torch
 
 from clozerec_core.bundle import Bundle
 from clozerec_core.errors import UsageError
-from clozerec_trainer.baselines import evaluate_popularity
+from clozerec_trainer.baselines import fit_baselines
+from clozerec_trainer.comparison import MODEL, choose, compare
 from clozerec_trainer.data import Dataset, Ints
-from clozerec_trainer.evaluate import CUTOFFS, Judge, evaluate_model
+from clozerec_trainer.evaluate import Judge, ScoreCases, model_scores
 from clozerec_trainer.item_features import Content
 from clozerec_trainer.loop import Fitted, fit
+from clozerec_trainer.metrics import CUTOFFS, SELECTED_BY
 from clozerec_trainer.model import HybridBert4Rec, NetworkSpec
 from clozerec_trainer.payload import Payload
 from clozerec_trainer.progress import Reporter
-from clozerec_trainer.report import MODEL, POPULARITY
-from clozerec_trainer.sequences import LeaveOneOut, cut_windows
+from clozerec_trainer.sequences import cut_windows
+from clozerec_trainer.splits import PARTS, Part, Split, split_log
 
 Figures = dict[str, Any]
 
-_SAID = ("ndcg@10", "hr@10")
+_SAID = (SELECTED_BY, "hr@10")
 
 
 def train_and_judge(
     dataset: Dataset, content: Content, payload: Payload, reporter: Reporter
 ) -> tuple[HybridBert4Rec, Fitted, Figures]:
-    """Train on what leave-one-out leaves, keep the epoch that validation likes best, and judge it."""
-    split = LeaveOneOut(dataset.log)
-    judge = Judge(split, "validation", len(dataset.catalogue), payload.exclude_seen) if len(split.users) else None
+    """Train on what the split leaves, keep the epoch that validation likes best, and judge it."""
+    split = split_log(dataset.log, payload)
+    judge = _judge(split, "validation", dataset, payload) if len(split.validation) else None
     model, fitted = train_model(
         dataset, split.train_stops_U, content, payload, reporter, judge, payload.training_epochs
     )
-    figures = judge_model(model, dataset, payload, fitted.best_epoch)
-    for part in ("validation", "test"):
-        for system, metrics in figures[part].items():
-            reporter.say(part, system=system, **{name: metrics[name] for name in _SAID if name in metrics})
-    return model, fitted, figures
+    return model, fitted, judge_model(model, dataset, content, payload, fitted.best_epoch, reporter)
 
 
 def train_model(
@@ -62,7 +60,7 @@ def train_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(payload.seed)
         model = _new_model(content, trained_N, payload).to(device)
-        validate = None if judge is None else lambda candidate: evaluate_model(candidate, judge)
+        validate = None if judge is None else lambda candidate: judge.metrics(model_scores(candidate, dataset.log))
         fitted = fit(model, windows, trained_rows.to(device), payload, reporter, validate, num_epochs)
     return model.cpu(), fitted
 
@@ -77,22 +75,35 @@ def model_of(bundle: Bundle, payload: Payload) -> HybridBert4Rec:
     return model
 
 
-def judge_model(model: HybridBert4Rec, dataset: Dataset, payload: Payload, best_epoch: int) -> Figures:
-    """The report's numbers: the model beside the popularity baseline, on both held-out parts."""
-    split = LeaveOneOut(dataset.log)
+def judge_model(
+    model: HybridBert4Rec, dataset: Dataset, content: Content, payload: Payload, best_epoch: int, reporter: Reporter
+) -> Figures:
+    """The report's numbers: the model beside the baselines, on both held-out parts."""
+    split = split_log(dataset.log, payload)
     cutoffs = sorted({*CUTOFFS, payload.top_k_results})
+    counts_N = split.train_counts(len(dataset.catalogue))
+    reporter.say("judging", cases=len(split.validation) + len(split.test), baselines=", ".join(payload.baselines))
+    scorers: dict[str, ScoreCases] = {
+        **fit_baselines(split, content, len(dataset.catalogue), payload),
+        MODEL: model_scores(model, dataset.log),
+    }
     figures: Figures = {
-        "num_users_evaluated": len(split.users),
+        "num_users_evaluated": len(np.unique(split.test.users_C)),
         "num_items_ranked": len(np.unique(dataset.log.rows_E)),
+        "num_cases": {part: len(split.cases(part)) for part in PARTS},
         "exclude_seen": payload.exclude_seen,
         "best_epoch": best_epoch,
     }
-    for part in ("validation", "test"):
-        judge = Judge(split, part, len(dataset.catalogue), payload.exclude_seen)
-        figures[part] = {
-            MODEL: evaluate_model(model, judge, cutoffs),
-            POPULARITY: evaluate_popularity(judge, cutoffs),
-        }
+    for part in PARTS:
+        judge = _judge(split, part, dataset, payload)
+        rankings = {name: judge.rank(score, payload.top_k_results) for name, score in scorers.items()}
+        compared = compare(rankings, judge, counts_N, cutoffs, payload.seed)
+        figures[part] = compared.pop("systems")
+        figures |= {name: {**figures.get(name, {}), part: value} for name, value in compared.items()}
+        if part == "validation":
+            figures["choice"] = choose(rankings, judge.cases, payload.seed)
+        for system, metrics in figures[part].items():
+            reporter.say(part, system=system, **{name: metrics[name] for name in _SAID if name in metrics})
     return figures
 
 
@@ -109,6 +120,10 @@ def find_device(name: str) -> torch.device:
     if not there[device.type]:
         raise UsageError(f'device "{name}" is not there; write auto or cpu')
     return device
+
+
+def _judge(split: Split, part: Part, dataset: Dataset, payload: Payload) -> Judge:
+    return Judge(dataset.log, split.cases(part), len(dataset.catalogue), payload.exclude_seen)
 
 
 def _new_model(content: Content, trained_N: torch.Tensor, payload: Payload) -> HybridBert4Rec:

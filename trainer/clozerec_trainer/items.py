@@ -71,7 +71,7 @@ def _typed(column: pl.Series, table: Table, separator: str | None) -> tuple[pl.S
             f"{where} holds {column.dtype}, which filters cannot read; make it one of "
             f"{', '.join(each.value for each in ColumnType)}, or leave it out"
         )
-    if kind is ColumnType.INTEGER and (column.abs() > MAX_EXACT_INTEGER).any():
+    if kind is ColumnType.INTEGER and (column.cast(pl.Int128).abs() > MAX_EXACT_INTEGER).any():
         raise UsageError(
             f"{where} holds whole numbers beyond ±2^53, which JSON cannot carry exactly; write them as text, quoted"
         )

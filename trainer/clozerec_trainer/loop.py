@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clozerec_core.catalogue import SpecialRows
 from clozerec_core.errors import ClozerecError
 from clozerec_trainer.cloze import Batch, causal_batch, cloze_batch
-from clozerec_trainer.evaluate import Metrics
+from clozerec_trainer.metrics import SELECTED_BY, Metrics
 from clozerec_trainer.model import HybridBert4Rec
 from clozerec_trainer.objective import Objective
 from clozerec_trainer.payload import Payload
@@ -26,7 +26,6 @@ from clozerec_trainer.progress import Reporter
 from clozerec_trainer.sequences import Windows
 
 _BETAS = (0.9, 0.98)
-SELECTED_BY = "ndcg@10"
 
 Validate = Callable[[HybridBert4Rec], Metrics]
 

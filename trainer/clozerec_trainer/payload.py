@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -21,6 +22,8 @@ LEAST_TEMPERATURE = 0.01
 """Below it float32 logits overflow the softmax's useful range; a learned temperature stops there, too."""
 
 TimestampUnit = Literal["auto", "s", "ms", "us", "ns"]
+Baseline = Literal["popularity", "recent_popularity", "item_knn", "content_knn", "matrix_factorisation"]
+Boundary = Annotated[float, Field(gt=0, lt=1)] | str
 
 
 class Payload(BaseModel):
@@ -109,6 +112,20 @@ class Payload(BaseModel):
         description="directory or hub name of a MiniLM-like sentence model; null: the one that is installed with us",
     )
 
+    split: Literal["leave_one_out", "global_time"] = Field(
+        "leave_one_out", description="what is held out: everybody's last two events, or all events from a moment on"
+    )
+    validation_start: Boundary = Field(
+        0.8, description="of global_time: where validation begins, as a share of the events or an RFC 3339 moment"
+    )
+    test_start: Boundary = Field(0.9, description="of global_time: where the test begins; written alike")
+    judged_events: int = Field(
+        50_000, ge=1, description="held-out events of a part that are judged at most, drawn evenly"
+    )
+    baselines: tuple[Baseline, ...] = Field(
+        get_args(Baseline), description="what the model is compared with; each takes its time on large catalogues"
+    )
+
     top_k_results: int = Field(10, ge=1, le=1000, description="answers of a request that does not say; also reported")
     exclude_seen: bool = Field(True, description="false suits music and groceries, where people come back")
 
@@ -122,6 +139,12 @@ class Payload(BaseModel):
         if value == "":
             raise ValueError(f"{info.field_name}: is empty; leave the key out, or give it a value")
         return value
+
+    @field_validator("validation_start", "test_start", mode="before")
+    @classmethod
+    def _dates_are_text(cls, value: Any) -> Any:
+        """YAML reads an unquoted date as one."""
+        return value.isoformat() if isinstance(value, date) else value
 
     @field_validator("metadata_columns", mode="before")
     @classmethod
@@ -175,6 +198,11 @@ class Payload(BaseModel):
                 f"sequence_stride {self.sequence_stride} is longer than max_sequence_length "
                 f"{self.max_sequence_length}; events between windows would never be trained on"
             )
+        boundaries = ("validation_start", "test_start")
+        if self.split != "global_time" and any(
+            getattr(self, key) != type(self).model_fields[key].default for key in boundaries
+        ):
+            raise ValueError("validation_start and test_start belong to `split: global_time`")
         columns = [self.user_column, self.item_column, self.timestamp_column]
         if len(set(columns)) < len(columns):
             raise ValueError("user_column, item_column and timestamp_column must be three different columns")

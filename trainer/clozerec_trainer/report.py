@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clozerec_trainer.evaluate import Metrics
+from clozerec_trainer.comparison import MODEL
 from clozerec_trainer.loop import EpochRecord
-
-MODEL = "bert4rec"
-POPULARITY = "popularity"
+from clozerec_trainer.metrics import Metrics
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -1,66 +1,18 @@
-"""Split histories by leave-one-out, and cut what is left for training into windows.
+"""Cut the training part of histories into windows, and what stands before a held-out event into what serving reads.
 
-Shapes: U users, E events, S windows, T positions of the network: max_sequence_length items and the mask.
+Shapes: U users, S windows, T positions of the network: max_sequence_length items and the mask.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clozerec_core.catalogue import SpecialRows, rfc3339
+from clozerec_core.catalogue import SpecialRows
 from clozerec_core.errors import UsageError
 from clozerec_trainer.data import Ints, Log, Weights
-
-Part = Literal["validation", "test"]
-
-MIN_HISTORY_LEN = 3
-"""Shorter histories are trained on whole: nothing would be left of them beside the two held-out events."""
-
-
-@dataclass(frozen=True)
-class LeaveOneOut:
-    """Of each history the last event is the test's, the one before the validation's, the rest is for training."""
-
-    log: Log
-
-    @property
-    def users(self) -> Ints:
-        """Users whose last two events are held out."""
-        return np.flatnonzero(self.log.lengths_U >= MIN_HISTORY_LEN)
-
-    @property
-    def train_stops_U(self) -> Ints:
-        """Where the training part of each user's events ends."""
-        held_out_U = np.where(self.log.lengths_U >= MIN_HISTORY_LEN, 2, 0)
-        return self.log.starts_U1[1:] - held_out_U
-
-    @property
-    def train_events(self) -> Ints:
-        """Positions of the training events in the log."""
-        stops_E = np.repeat(self.train_stops_U, self.log.lengths_U)
-        return np.flatnonzero(np.arange(len(self.log.rows_E)) < stops_E)
-
-    def targets(self, part: Part) -> Ints:
-        """Position in the log of the held-out event of each of `users`; what stands before it may be read."""
-        return self.log.starts_U1[1:][self.users] - (1 if part == "test" else 2)
-
-    def facts(self) -> dict[str, Any]:
-        """Description with boundaries for the manifest."""
-        described: dict[str, Any] = {
-            "method": "leave-one-out",
-            "order": "stable by time; ties keep file order",
-            "num_users_held_out": len(self.users),
-            "num_train_interactions": len(self.train_events),
-            "last_train_event": rfc3339(int(self.log.times_us_E[self.train_events].max())),
-        }
-        for part in ("validation", "test"):
-            times = self.log.times_us_E[self.targets(part)] if len(self.users) else None
-            described[part] = None if times is None else [rfc3339(int(times.min())), rfc3339(int(times.max()))]
-        return described
 
 
 @dataclass(frozen=True)

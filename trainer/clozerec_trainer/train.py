@@ -40,7 +40,7 @@ from clozerec_trainer.item_features import (
 from clozerec_trainer.payload import Payload
 from clozerec_trainer.progress import Reporter, SilentReporter
 from clozerec_trainer.report import write_report
-from clozerec_trainer.sequences import LeaveOneOut
+from clozerec_trainer.splits import split_log
 from clozerec_trainer.text_graph import write_text_engine
 
 _LIBRARIES = ("clozerec", "faiss-cpu", "numpy", "onnx", "polars", "safetensors", "sentence-transformers", "torch")
@@ -127,7 +127,8 @@ def evaluate_bundle(bundle: Bundle, payload: Payload, reporter: Reporter | None 
             "it; its figures can only be had from what it was trained on"
         )
     best_epoch = int(bundle.manifest.metrics["best_epoch"])
-    return judge_model(model_of(bundle, trained_with), dataset, trained_with, best_epoch)
+    model = model_of(bundle, trained_with)
+    return judge_model(model, dataset, model.content, trained_with, best_epoch, reporter or SilentReporter())
 
 
 def _reading(payload: Payload) -> dict[str, object]:
@@ -166,7 +167,7 @@ def _manifest(dataset: Dataset, payload: Payload, text: TextInfo | None, figures
         schema_=dict(dataset.catalogue.schema),
         payload=payload.model_dump(mode="json"),
         data=dataset.facts(),
-        split=LeaveOneOut(dataset.log).facts(),
+        split=split_log(dataset.log, payload).facts(),
         metrics=figures,
         libraries=_libraries(),
         files={},

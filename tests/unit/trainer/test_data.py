@@ -285,3 +285,11 @@ def test_a_directory_is_refused_with_the_glob_to_write(written: Written, tmp_pat
     assert "events.parquet/*.parquet" in refused(
         written(GOOD).model_copy(update={"interactions": tmp_path / "events.parquet"})
     )
+
+
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.UInt16, pl.Int32, pl.UInt32])
+def test_narrow_integers_are_whole_numbers_too(written: Written, dtype: type[pl.DataType]) -> None:
+    interactions = {"user": ["u", "u", "v"], "item": ["a", "b", "a"], "time": [1, 2, 3]}
+    items = pl.DataFrame({"item": ["a", "b"], "stock": pl.Series([1, 99], dtype=dtype)})
+    dataset = read(written(interactions, items.to_dict(as_series=True), suffix=".parquet"))
+    assert dataset.catalogue.frame["stock"].to_list() == [1, 99]

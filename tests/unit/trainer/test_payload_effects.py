@@ -47,9 +47,9 @@ SHOWN_KEYS = {
     "interactions", "items", "user_column", "item_column", "timestamp_column", "timestamp_unit", "event_type_column",
     "event_weights", "metadata_columns", "list_columns", "display_name", "max_sequence_length", "hidden_size",
     "model_depth", "content_dims", "behaviour_dropout", "validate_every", "device", "refit", "text_model",
-    "top_k_results", "exclude_seen",
+    "top_k_results", "exclude_seen", "split", "validation_start", "test_start", "judged_events", "baselines",
 }  # fmt: skip
-"""Keys with a test of their own, here, in test_data.py or in test_train.py."""
+"""Keys with a test of their own, here, in test_data.py, test_splits.py, test_baselines.py or test_train.py."""
 
 
 def test_every_key_is_tested() -> None:
@@ -196,3 +196,16 @@ def test_texts_that_are_all_one_are_refused(quick_bundle: Build, tmp_path: Path)
 def test_a_device_that_is_not_there_is_refused(quick_bundle: Build) -> None:
     with pytest.raises(UsageError, match='device "cuda" is not there; write auto or cpu'):
         quick_bundle(device="cuda")
+
+
+def test_the_split_is_what_is_trained_and_judged(quick_bundle: Build) -> None:
+    bundle = quick_bundle(split="global_time", validation_start=0.6, test_start=0.8, judged_events=20)
+    manifest = bundle.manifest
+    assert manifest.split["method"] == "global-time"
+    assert manifest.split["last_train_event"] < manifest.split["validation_start"] <= manifest.split["validation"][0]
+    assert manifest.metrics["num_cases"] == {"validation": 20, "test": 20}
+    assert manifest.metrics["segments"]["test"]["target"]["total"]["num_cases"] == 20
+
+
+def test_only_the_named_baselines_are_judged(quick_bundle: Build) -> None:
+    assert list(quick_bundle(baselines=["item_knn"]).manifest.metrics["test"]) == ["item_knn", "bert4rec"]

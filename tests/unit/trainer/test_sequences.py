@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from clozerec_core.catalogue import SpecialRows
 from clozerec_core.errors import UsageError
 from clozerec_trainer.data import Log
-from clozerec_trainer.sequences import LeaveOneOut, cut_windows, last_windows
+from clozerec_trainer.sequences import cut_windows, last_windows
 
 SPECIAL = SpecialRows(100)
 PAD, MASK = SPECIAL.pad, SPECIAL.mask
@@ -29,22 +29,6 @@ def log_of(*histories: list[int]) -> Log:
 def windows_of(log: Log, num_positions: int, stride: int | None) -> list[list[int]]:
     windows = cut_windows(log, log.starts_U1[1:], SPECIAL, num_positions, stride)
     return [[row for row in rows if row != PAD] for rows in windows.rows_ST.tolist()]
-
-
-def test_the_last_event_is_the_test_and_the_one_before_the_validation() -> None:
-    log = log_of([1, 2, 3, 4], [5, 6], [7, 8, 9])
-    split = LeaveOneOut(log)
-    assert split.users.tolist() == [0, 2]
-    assert log.rows_E[split.targets("test")].tolist() == [4, 9]
-    assert log.rows_E[split.targets("validation")].tolist() == [3, 8]
-    assert log.rows_E[split.train_events].tolist() == [1, 2, 5, 6, 7]
-
-
-def test_the_split_states_its_boundaries() -> None:
-    facts = LeaveOneOut(log_of([1, 2, 3, 4], [7, 8, 9])).facts()
-    assert facts["num_users_held_out"] == 2
-    assert facts["test"] == ["1970-01-01T00:00:02Z", "1970-01-01T00:00:03Z"]
-    assert facts["last_train_event"] == "1970-01-01T00:00:01Z"
 
 
 def test_windows_slide_back_from_the_newest_event() -> None:
@@ -88,8 +72,7 @@ def test_windows_cover_every_event_of_every_sequence_in_order(
 
 def test_serving_windows_hold_the_newest_items_and_the_mask() -> None:
     log = log_of([1, 2, 3, 4], [7, 8, 9])
-    split = LeaveOneOut(log)
-    rows = last_windows(log, split.targets("test"), split.users, SPECIAL, 3)
+    rows = last_windows(log, np.array([3, 6]), np.array([0, 1]), SPECIAL, 3)
     assert rows.tolist() == [[2, 3, MASK], [7, 8, MASK]]
-    rows = last_windows(log, split.targets("validation"), split.users, SPECIAL, 3)
+    rows = last_windows(log, np.array([2, 5]), np.array([0, 1]), SPECIAL, 3)
     assert rows.tolist() == [[1, 2, MASK], [PAD, 7, MASK]]

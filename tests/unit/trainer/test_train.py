@@ -168,5 +168,6 @@ def test_histories_too_short_to_hold_out_train_without_figures(quick_bundle: Bui
     events.write_parquet(tmp_path / "short.parquet")
     bundle = quick_bundle(interactions=str(tmp_path / "short.parquet"))
     assert bundle.manifest.metrics["num_users_evaluated"] == 0
-    assert bundle.manifest.metrics["test"] == {"bert4rec": {}, "popularity": {}}
+    assert bundle.manifest.metrics["test"] == {name: {} for name in bundle.manifest.metrics["test"]}
+    assert bundle.manifest.metrics["choice"] is None
     assert bundle.manifest.split["test"] is None
