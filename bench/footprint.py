@@ -21,6 +21,7 @@ from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 READY_LIMIT_S = 5.0
 MEMORY_LIMIT_MB = 450
+FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
 LONG_TEXT = "A lighthouse keeper finds a letter in a bottle and sets out to sea. " * 100
 
 
@@ -53,7 +54,7 @@ def main() -> None:
         bare.communicate(b"\n")
     started = time.monotonic()
     command = [sys.executable, "-m", "clozerec_cli", "serve", "all", "--bundle", bundle]
-    process = subprocess.Popen([*command, "--grpc-port", "0", "--http-port", "0"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, *FREE_PORTS], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         port = next(event["grpc_port"] for event in map(json.loads, process.stderr) if "grpc_port" in event)

@@ -66,6 +66,9 @@ TOUR = (
 )
 
 
+FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+
+
 def run(directory: Path) -> None:
     """Prepare, train where no bundle is there yet, serve, ask, print.
 
@@ -115,7 +118,7 @@ def _service(bundle: Bundle, log_path: Path) -> Iterator[str]:
     """`clozerec serve all` as a process of its own on free ports; yields its gRPC target."""
     command = [sys.executable, "-m", "clozerec_cli", "serve", "all", "--bundle", str(bundle.path)]
     with log_path.open("w", encoding="utf-8") as log:
-        process = subprocess.Popen([*command, "--grpc-port", "0", "--http-port", "0"], stderr=log)  # noqa: S603
+        process = subprocess.Popen([*command, *FREE_PORTS], stderr=log)  # noqa: S603
         try:
             yield f"127.0.0.1:{_grpc_port(process, log_path)}"
         finally:

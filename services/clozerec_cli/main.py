@@ -84,6 +84,9 @@ def serve(
         int | None, typer.Option(help="[default: 50050 gateway, 50051 encoder, 50052 retriever]")
     ] = None,
     http_port: Annotated[int | None, typer.Option(help="The gateway's JSON front. [default: 8080]")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="[default: 9090 gateway, 9091 encoder, 9092 retriever]")
+    ] = None,
     encoder_target: Annotated[str | None, typer.Option(help="host:port, for the gateway.")] = None,
     retriever_target: Annotated[str | None, typer.Option(help="host:port, for the gateway.")] = None,
 ) -> None:
@@ -99,6 +102,7 @@ def serve(
         "host": host,
         "grpc_port": grpc_port,
         "http_port": http_port,
+        "metrics_port": metrics_port,
         "encoder_target": encoder_target,
         "retriever_target": retriever_target,
     }

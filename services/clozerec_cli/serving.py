@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
 from clozerec_cli.settings import EVERY_KIND, AllSettings
+from clozerec_core import metrics
 from clozerec_core.bundle import Bundle
+from clozerec_core.metrics_endpoint import metrics_endpoint
 from clozerec_core.rpc import GrpcServer, ServerSettings, Service, until_signalled
 from clozerec_core.rpc_client import LocalStub, open_channel
 from clozerec_core.telemetry import BUNDLE_OPENED, STOPPED, configure_logging, get_logger
@@ -61,8 +63,12 @@ def run(part: Part, options: dict[str, Any]) -> None:
 async def _serve(part: Part, settings: ServerSettings) -> None:
     bundle = await asyncio.to_thread(Bundle.open, settings.bundle)  # type: ignore[attr-defined]  # every part has it
     log.info(BUNDLE_OPENED, bundle_id=bundle.bundle_id, path=str(bundle.path))
-    async with _context(part, bundle, settings):
-        await until_signalled()
+    metrics.BUNDLE_INFO.labels(part.value, bundle.bundle_id).set(1)
+    with ExitStack() as stack:
+        if settings.metrics:
+            stack.enter_context(metrics_endpoint(settings.host, settings.metrics_port))
+        async with _context(part, bundle, settings):
+            await until_signalled()
     log.info(STOPPED, part=part.value)
 
 

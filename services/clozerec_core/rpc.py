@@ -18,6 +18,7 @@ from pydantic import Field
 from clozerec_core.errors import BadRequest, ClozerecError, DeadlineExceeded, UsageError
 from clozerec_core.request_context import REQUEST_ID_KEY, current_request, handling
 from clozerec_core.rpc_errors import status_trailers, to_status
+from clozerec_core.rpc_metrics import MetricsInterceptor
 from clozerec_core.settings import Settings
 from clozerec_core.telemetry import DRAINING, REQUEST_FAILED, SERVING, UNEXPECTED_ERROR, LogFormat, LogLevel, get_logger
 
@@ -49,6 +50,8 @@ class ServerSettings(Settings):
     default_timeout_s: float = Field(
         10.0, gt=0, description="Seconds for an answer when the caller sets no deadline; a call without one may hang."
     )
+    metrics: bool = Field(True, description="Count calls, and serve Prometheus metrics on metrics_port.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
     log_level: LogLevel = Field("info", description="Least severe line that is written.")
     log_format: LogFormat = Field("json", description="json for machines, console for people.")
 
@@ -75,7 +78,12 @@ class GrpcServer:
             ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
         )
-        self._server = grpc.aio.server(interceptors=(ErrorInterceptor(settings.default_timeout_s),), options=options)
+        # Outermost first.
+        interceptors = (
+            *((MetricsInterceptor(),) if settings.metrics else ()),
+            ErrorInterceptor(settings.default_timeout_s),
+        )
+        self._server = grpc.aio.server(interceptors=interceptors, options=options)
         for service in services:
             service.register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

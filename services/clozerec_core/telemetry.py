@@ -18,6 +18,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 SERVING = "serving"
 DRAINING = "draining"
 STOPPED = "stopped"
+METRICS_SERVED = "metrics_served"
 BUNDLE_OPENED = "bundle_opened"
 REQUEST_FAILED = "request_failed"
 LIBRARY_SAID = "library_said"

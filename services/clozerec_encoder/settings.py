@@ -14,6 +14,7 @@ class EncoderSettings(ServerSettings):
 
     bundle: Path = Field(description="A bundle directory, or a symlink to one.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="0 takes any free port.")
+    metrics_port: int = Field(9091, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
     encoder_threads: int = Field(1, ge=1, description="Threads of one network run; the cores left serve other callers.")
     encoder_batch_tokens: int = Field(
         4096, ge=1, description="Positions in one network run; larger batches gain little and hold up the next caller."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from clozerec.v1 import recommender_pb2
+from clozerec_core import metrics
 from clozerec_core.errors import BadRequest, UsageError
 from clozerec_core.request_context import REQUEST_ID_KEY, handling
 from clozerec_core.rpc import MAX_REQUEST_BYTES, STATUS_CODES, in_time, log_failure
@@ -96,6 +98,8 @@ class HttpFront:
         application.router.add_get("/v1/info", self._info)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
+        if settings.metrics:
+            application.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=settings.grace_s)
         logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
 
@@ -168,9 +172,13 @@ class HttpFront:
             {"status": "ready" if self._is_ready else "not ready"}, status=200 if self._is_ready else 503
         )
 
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
     async def _answer(
         self, http_request: web.Request, method: str, read: Callable[[], Awaitable[Message]]
     ) -> web.Response:
+        began = time.perf_counter()
         headers = {key.lower(): value for key, value in http_request.headers.items()}
         with handling(headers, self._settings.default_timeout_s) as request:
             context = _HttpContext()
@@ -187,6 +195,8 @@ class HttpFront:
             answer = web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
             answer.headers[REQUEST_ID_KEY] = request.request_id
             answer.headers.update(context.headers)
+            metrics.GATEWAY_HTTP_REQUESTS.labels(method, status).inc()
+            metrics.GATEWAY_HTTP_SECONDS.labels(method).observe(time.perf_counter() - began)
             return answer
 
 

@@ -15,5 +15,6 @@ class GatewaySettings(ServerSettings):
     bundle: Path = Field(description="A bundle directory, or a symlink to one.")
     grpc_port: int = Field(50050, ge=0, le=65535, description="0 takes any free port.")
     http_port: int = Field(8080, ge=0, le=65535, description="The JSON front; 0 takes any free port.")
+    metrics_port: int = Field(9090, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
     encoder_target: str = Field("127.0.0.1:50051", description="host:port of the encoder; unused by `serve all`.")
     retriever_target: str = Field("127.0.0.1:50052", description="host:port of the retriever; unused by `serve all`.")

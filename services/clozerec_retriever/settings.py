@@ -14,6 +14,7 @@ class RetrieverSettings(ServerSettings):
 
     bundle: Path = Field(description="A bundle directory, or a symlink to one.")
     grpc_port: int = Field(50052, ge=0, le=65535, description="0 takes any free port.")
+    metrics_port: int = Field(9092, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
     search_threads: int = Field(
         2, ge=1, description="Searches at once, each on one core; more than the cores only lengthens every one of them."
     )

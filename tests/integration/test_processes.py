@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,8 @@ def clozerec(*words: str, blocked: tuple[str, ...] = (), **variables: str) -> su
 @contextmanager
 def serving(*words: str, blocked: tuple[str, ...] = ()) -> Iterator[dict[str, int]]:
     """A serving process; yields its ports by name once it is ready, and expects a clean stop on SIGTERM."""
-    process = subprocess.Popen([*program(*blocked), "serve", *words], stderr=subprocess.PIPE, text=True)
+    command = [*program(*blocked), "serve", *words, "--metrics-port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         yield _ports(process)
@@ -58,6 +60,8 @@ def _ports(process: subprocess.Popen[str]) -> dict[str, int]:
     assert process.stderr is not None
     for line in process.stderr:
         event: dict[str, Any] = json.loads(line)
+        if event["event"] == "metrics_served":
+            ports["metrics_port"] = event["metrics_port"]
         if event["event"] == "serving":
             ports |= {key: event[key] for key in ("grpc_port", "http_port") if key in event}
             # A gateway's gRPC port opens first and its HTTP port is announced last.
@@ -90,6 +94,16 @@ def test_three_processes_answer_a_query_and_stop_cleanly(toy_bundle: Bundle) -> 
         asked = clozerec("query", request, "--target", target, blocked=ENGINES)
         assert asked.returncode == 0, asked.stderr
         assert json.loads(asked.stdout)["items"][0]["item_id"] == "d"
+        for process, called in (
+            (encoder, "EncoderService"),
+            (retriever, "RetrieverService"),
+            (gateway, "RecommenderService"),
+        ):
+            with urllib.request.urlopen(f"http://127.0.0.1:{process['metrics_port']}/metrics") as response:
+                scraped = response.read().decode()
+            assert 'grpc_code="OK",grpc_method=' in scraped
+            assert f'clozerec_server_bundle_info{{bundle_id="{toy_bundle.bundle_id}"' in scraped
+            assert f'clozerec_server_calls_in_flight{{grpc_service="clozerec.v1.{called}"}} 0.0' in scraped
         refused = clozerec("query", '{"query_type": "sequential"}', CLOZEREC_TARGET=target)
         assert refused.returncode == 1
         assert "session_items" in refused.stderr
