@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -15,19 +16,15 @@ from clozerec_core.errors import BadRequest, BundleMismatch, NoTextEngine
 from clozerec_core.hybrid import Floats, ItemSpace
 from clozerec_core.interactions import window_around
 from clozerec_core.limits import MAX_ITEM_TEXT_BYTES, MAX_SEQUENCE_TOKENS, MAX_SEQUENCES, MAX_TEXTS
-from clozerec_encoder.engine import SequenceEngine, VectorSequence
+from clozerec_encoder.engine import RowSequence, SequenceEngine
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_encoder.text import TextEngine
 
+NO_ROW = 0
+"""Stands in a sequence of rows where a vector of its own takes its place."""
+
 MAX_CONTENT_NORM = 1e6
 """Far beyond what any text engine returns, and far below what overflows."""
-
-
-@dataclass(frozen=True)
-class ItemToken:
-    """An item of the catalogue, by id."""
-
-    item_id: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ class TextToken:
     text: str
 
 
-Token = ItemToken | ContentToken | TextToken
+Token = str | ContentToken | TextToken
+"""The commonest kind, an item of the catalogue, is its bare id: a bulk request holds a hundred thousand."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +84,22 @@ class Encoder:
         self._catalogue = bundle.catalogue
         self._input_space = ItemSpace.from_weights(weights, "input")
         self._output_space = ItemSpace.from_weights(weights, "output")
-        self._input_vectors = self._input_space.catalogue_vectors(bundle.content)
-        self._has_vector: list[bool] = np.any(self._input_vectors, axis=1).tolist()
-        self._engine = SequenceEngine(bundle, settings.encoder_batch_tokens, settings.encoder_threads)
+        input_ND = self._input_space.catalogue_vectors(bundle.content)
+        self._vectorless = frozenset(np.flatnonzero(~np.any(input_ND, axis=1)).tolist())
+        self._engine = SequenceEngine(
+            bundle, input_ND, settings.encoder_run_tokens, settings.encoder_threads, settings.encoder_device
+        )
         text = bundle.manifest.text
-        self._text = TextEngine(bundle, text, settings.text_batch_tokens, settings.encoder_threads) if text else None
+        self._text = TextEngine(bundle, text, settings) if text else None
 
     @property
     def bundle_id(self) -> str:
         return self.manifest.bundle_id
 
     def warm_up(self) -> None:
-        """Run each engine once, so that the first caller does not pay for lazy set-up."""
-        longest = np.zeros((self.manifest.model.max_sequence_length, self.manifest.model.dim), np.float32)
-        self._engine.intents([VectorSequence(longest, len(longest)), VectorSequence(longest[:1], 1)])
+        """Run each engine on the shapes that calls have, so that the first caller does not pay for lazy set-up."""
+        for num_items in range(1, self.manifest.model.max_sequence_length + 1):
+            self._engine.intents([RowSequence([0] * num_items, num_items)])
         if self._text is not None:
             self._text.embed(["warm-up"])
 
@@ -156,9 +156,8 @@ class Encoder:
                         raise NoTextEngine
                 case ContentToken(content):
                     self._check_content(content, f"{field}.tokens[{i}].content")
-                case ItemToken(item_id):
-                    if not item_id:
-                        raise BadRequest.of(f"{field}.tokens[{i}].item_id", "expected an item id, not the empty text")
+                case "":
+                    raise BadRequest.of(f"{field}.tokens[{i}].item_id", "expected an item id, not the empty text")
 
     def _check_content(self, content: Floats, field: str) -> None:
         expected = self._input_space.content_dim
@@ -183,47 +182,55 @@ class Encoder:
 
     def _window(
         self, sequence: TokenSequence, text_vectors: dict[str, Floats], truncated: frozenset[str]
-    ) -> tuple[Encoded, VectorSequence | None]:
-        """The vectors that the network reads: known tokens only, those nearest to the mask."""
+    ) -> tuple[Encoded, RowSequence | None]:
+        """What the network reads: known tokens only, those nearest to the mask."""
         encoded = Encoded()
+        rows, vectors = self._read(sequence.tokens, encoded, text_vectors, truncated)
         mask_index = len(sequence.tokens) if sequence.mask_index is None else sequence.mask_index
-        vectors: list[Floats] = []
-        num_before_mask = 0
-        for position, token in enumerate(sequence.tokens):
-            vector_D = self._token_vector(token, position, encoded, text_vectors)
-            if isinstance(token, TextToken) and token.text in truncated:
-                encoded.truncated.append(position)
-            if vector_D is not None:
-                vectors.append(vector_D)
-                num_before_mask += position < mask_index
-        if not vectors:
+        skipped = encoded.unknown + encoded.vectorless
+        num_before_mask = mask_index - sum(position < mask_index for position in skipped)
+        if not rows:
             return encoded, None
-        window = window_around(len(vectors), num_before_mask, self.manifest.model.max_sequence_length)
-        items_ND = np.stack(vectors[window.start : window.stop])
-        return encoded, VectorSequence(items_ND, window.mask_position)
+        window = window_around(len(rows), num_before_mask, self.manifest.model.max_sequence_length)
+        within = {
+            place - window.start: vector_D for place, vector_D in vectors.items() if window.start <= place < window.stop
+        }
+        return encoded, RowSequence(rows[window.start : window.stop], window.mask_position, within)
 
-    def _token_vector(
-        self, token: Token, position: int, encoded: Encoded, text_vectors: dict[str, Floats]
-    ) -> Floats | None:
-        match token:
-            case TextToken(text):
-                return text_vectors[text]
-            case ContentToken(content):
-                content_vector_D: Floats = self._input_space.day_zero_vectors(content[None])[0]
-                if content_vector_D.any():
-                    return content_vector_D
-                encoded.vectorless.append(position)
-                return None
-            case ItemToken(item_id):
-                row = self._catalogue.row_of(item_id)
-                if row is None:
-                    encoded.unknown.append(position)
-                    return None
-                if not self._has_vector[row]:
-                    encoded.vectorless.append(position)
-                    return None
-                vector: Floats = self._input_vectors[row]
-                return vector
+    def _read(
+        self, tokens: Sequence[Token], encoded: Encoded, text_vectors: dict[str, Floats], truncated: frozenset[str]
+    ) -> tuple[list[int], dict[int, Floats]]:
+        """Rows of the tokens that can be read, and the vectors of those without a row, by their place among them."""
+        if set(map(type, tokens)) == {str}:
+            # All of them known items, as nearly always: one pass, at the speed of the look-up.
+            found = self._catalogue.rows_of(cast("Sequence[str]", tokens))
+            if len(found) == len(tokens) and self._vectorless.isdisjoint(found):
+                return found, {}
+        rows: list[int] = []
+        vectors: dict[int, Floats] = {}
+        for position, token in enumerate(tokens):
+            match token:
+                case str():
+                    row = self._catalogue.row_of(token)
+                    if row is None:
+                        encoded.unknown.append(position)
+                    elif row in self._vectorless:
+                        encoded.vectorless.append(position)
+                    else:
+                        rows.append(row)
+                    continue
+                case TextToken(text):
+                    vector_D = text_vectors[text]
+                    if text in truncated:
+                        encoded.truncated.append(position)
+                case ContentToken(content):
+                    vector_D = self._input_space.day_zero_vectors(content[None])[0]
+                    if not vector_D.any():
+                        encoded.vectorless.append(position)
+                        continue
+            vectors[len(rows)] = vector_D
+            rows.append(NO_ROW)
+        return rows, vectors
 
 
 def _check_text(text: str, field: str) -> None:

@@ -1,78 +1,88 @@
-"""Turn sequences of item vectors into intent vectors. Knows tensors; knows nothing of gRPC, ids or texts.
+"""Turn sequences of rows into intent vectors. Knows tensors; knows nothing of gRPC, ids, texts or queues.
 
-Shapes: B sequences, L positions (items and one MASK, right-aligned, padded on the left), D dim.
+Shapes: L positions (items and one MASK, right-aligned), B sequences, D dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import onnxruntime
 
-from clozerec_core.bundle import ENCODER, Bundle
+from clozerec_core.bundle import Bundle
+from clozerec_core.catalogue import SpecialRows
 from clozerec_core.hybrid import Floats
+from clozerec_encoder.networks import open_network
+from clozerec_encoder.runtime import Device
 
 
-@dataclass(frozen=True)
-class VectorSequence:
-    """A window of input-side item vectors with the place of the mask in it."""
+@dataclass(frozen=True, slots=True)
+class RowSequence:
+    """A window of items with the place of the mask in it."""
 
-    items: Floats
-    """[n, D], oldest first, n at most the network's max_sequence_length."""
+    rows: Sequence[int]
+    """Catalogue rows, oldest first, at most the network's max_sequence_length; any row where `vectors` has an item."""
     mask_position: int
-    """Items before the mask, 0 to n."""
+    """Items before the mask, 0 to their number."""
+    vectors: Mapping[int, Floats] = field(default_factory=dict)
+    """Input-side vectors `[D]` of items that are not of the catalogue, by their place in `rows`."""
 
 
 class SequenceEngine:
-    """Runs the bundle's network. Not for use from two threads at once."""
+    """Runs the bundle's network; from several threads at once where need be."""
 
-    def __init__(self, bundle: Bundle, batch_tokens: int, threads: int) -> None:
+    def __init__(self, bundle: Bundle, input_ND: Floats, run_tokens: int, threads: int, device: Device) -> None:
+        """Open the network.
+
+        Args:
+            bundle: whose network.
+            input_ND: input-side vectors of the catalogue's items.
+            run_tokens: positions in one network run, at most, unless a single sequence has more.
+            threads: of one run.
+            device: where it runs.
+        """
         self._model = bundle.manifest.model
-        self._batch_tokens = batch_tokens
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(bundle.file(ENCODER), options, ["CPUExecutionProvider"])
+        self._special = SpecialRows(len(input_ND))
+        self._run_tokens = run_tokens
+        self._network = open_network(bundle, input_ND, threads, device)
 
-    def intents(self, sequences: Sequence[VectorSequence]) -> Floats:
+    def intents(self, sequences: Sequence[RowSequence]) -> Floats:
         """Intent vectors `[B, D]`, L2-normalised, in the order of the sequences."""
-        intents_BD = np.zeros((len(sequences), self._model.dim), np.float32)
+        if len(sequences) == 1:
+            return self._run(sequences)
+        intents_BD = np.empty((len(sequences), self._model.dim), np.float32)
         for batch in self._batches(sequences):
             intents_BD[batch] = self._run([sequences[i] for i in batch])
         return intents_BD
 
-    def _run(self, sequences: Sequence[VectorSequence]) -> Floats:
-        longest = max(self._padded_len(sequence) for sequence in sequences)
-        vectors_BLD = np.zeros((len(sequences), longest, self._model.dim), np.float32)
-        is_mask_BL = np.zeros((len(sequences), longest), np.bool_)
-        is_pad_BL = np.zeros((len(sequences), longest), np.bool_)
-        for row, sequence in enumerate(sequences):
-            start = longest - len(sequence.items) - 1
-            mask = start + sequence.mask_position
-            vectors_BLD[row, start:mask] = sequence.items[: sequence.mask_position]
-            vectors_BLD[row, mask + 1 :] = sequence.items[sequence.mask_position :]
-            is_mask_BL[row, mask] = True
-            is_pad_BL[row, :start] = True
-        intents_BD: Floats
-        (intents_BD,) = self._session.run(
-            ["intent"], {"token_vectors": vectors_BLD, "is_mask": is_mask_BL, "is_pad": is_pad_BL}
-        )
-        return intents_BD
+    def run_len(self, num_items: int) -> int:
+        """Positions that the network computes for so many items: their own, unless it was trained reading padding."""
+        return num_items + 1 if self._model.use_attention_mask else self._model.max_sequence_length + 1
 
-    def _padded_len(self, sequence: VectorSequence) -> int:
-        """Positions that the network must see: its own length, unless it was trained reading the padding."""
-        return len(sequence.items) + 1 if self._model.use_attention_mask else self._model.max_sequence_length + 1
+    def _run(self, sequences: Sequence[RowSequence]) -> Floats:
+        """Sequences of one length."""
+        length = self.run_len(len(sequences[0].rows))
+        padding = [self._special.pad] * (length - len(sequences[0].rows) - 1)
+        rows_BL, mask_at_B, vectors = [], [], {}
+        for number, sequence in enumerate(sequences):
+            mask = sequence.mask_position
+            rows_BL.append([*padding, *sequence.rows[:mask], self._special.mask, *sequence.rows[mask:]])
+            mask_at_B.append(len(padding) + mask)
+            for place, vector_D in sequence.vectors.items():
+                vectors[len(padding) + place + (place >= mask), number] = vector_D
+        return self._network.intents(np.array(rows_BL).T, np.array(mask_at_B), vectors)
 
-    def _batches(self, sequences: Sequence[VectorSequence]) -> Iterator[list[int]]:
-        """Positions of sequences of equal padded length, at most `batch_tokens` positions in a run.
+    def _batches(self, sequences: Sequence[RowSequence]) -> Iterator[list[int]]:
+        """Positions of sequences of equal length, at most `run_tokens` positions in a run.
 
-        Equal, not similar: without padding inside a batch the answer does not depend on who else is in it.
+        Equal, not similar: without padding inside a batch nothing is computed in vain, and the answer does not depend
+        on who else is in it.
         """
         by_len: dict[int, list[int]] = {}
         for i, sequence in enumerate(sequences):
-            by_len.setdefault(self._padded_len(sequence), []).append(i)
-        for length, members in by_len.items():
-            size = max(1, self._batch_tokens // length)
+            by_len.setdefault(len(sequence.rows), []).append(i)
+        for num_items, members in by_len.items():
+            size = max(1, self._run_tokens // self.run_len(num_items))
             for start in range(0, len(members), size):
                 yield members[start : start + size]

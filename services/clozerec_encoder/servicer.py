@@ -13,7 +13,7 @@ from clozerec.v1 import encoder_pb2, encoder_pb2_grpc
 from clozerec_core.errors import BadRequest
 from clozerec_core.rpc import Service
 from clozerec_core.workers import Workers
-from clozerec_encoder.encoder import ContentToken, Encoded, Encoder, ItemToken, TextToken, Token, TokenSequence
+from clozerec_encoder.encoder import ContentToken, Encoded, Encoder, TextToken, Token, TokenSequence
 
 SERVICE_NAME = "clozerec.v1.EncoderService"
 
@@ -84,7 +84,7 @@ def _sequence(message: encoder_pb2.Sequence, field: str) -> TokenSequence:
 def _token(message: encoder_pb2.Token, field: str) -> Token:
     match message.WhichOneof("kind"):
         case "item_id":
-            return ItemToken(message.item_id)
+            return message.item_id
         case "content":
             return ContentToken(np.array(message.content.values, np.float32))
         case "text":

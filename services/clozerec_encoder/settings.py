@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -16,8 +17,11 @@ class EncoderSettings(ServerSettings):
     grpc_port: int = Field(50051, ge=0, le=65535, description="0 takes any free port.")
     metrics_port: int = Field(9091, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
     encoder_threads: int = Field(1, ge=1, description="Threads of one network run; the cores left serve other callers.")
-    encoder_batch_tokens: int = Field(
-        4096, ge=1, description="Positions in one network run; larger batches gain little and hold up the next caller."
+    encoder_run_tokens: int = Field(
+        256, ge=1, description="Positions in one network run; the activations of larger ones leave a core's cache."
+    )
+    encoder_device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="Where the networks run; cuda needs onnxruntime-gpu and a GPU."
     )
     text_batch_tokens: int = Field(
         512, ge=1, description="Word pieces in one run of the text model; bounds its memory, about 0.1 MB a piece."

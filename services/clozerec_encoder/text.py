@@ -15,6 +15,8 @@ from tokenizers import Encoding, Tokenizer
 from clozerec_core.bundle import TEXT_MODEL, TOKENIZER, Bundle, TextInfo
 from clozerec_core.hybrid import Floats
 from clozerec_core.request_context import check_time_left
+from clozerec_encoder.runtime import open_session
+from clozerec_encoder.settings import EncoderSettings
 
 TEXTS_AT_ONCE = 32
 """Texts that are cut into word pieces together; what a tokenizer makes of a long text is many times its size."""
@@ -33,17 +35,15 @@ class EmbeddedTexts:
 class TextEngine:
     """Not for use from two threads at once: the caller runs it on a thread of its own."""
 
-    def __init__(self, bundle: Bundle, info: TextInfo, batch_tokens: int, threads: int) -> None:
+    def __init__(self, bundle: Bundle, info: TextInfo, settings: EncoderSettings) -> None:
         self.info = info
-        self._batch_tokens = batch_tokens
+        self._batch_tokens = settings.text_batch_tokens
         self._tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER)))
         self._tokenizer.enable_truncation(info.max_tokens)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         # Lengths differ from run to run, so memory planned for one serves no other and would be kept in vain.
-        options.enable_mem_pattern = False
-        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        self._session = onnxruntime.InferenceSession(bundle.file(TEXT_MODEL), options, ["CPUExecutionProvider"])
+        self._session = open_session(
+            bundle.file(TEXT_MODEL), settings.encoder_threads, settings.encoder_device, repeats_shapes=False
+        )
         self._run_options = onnxruntime.RunOptions()
         # An arena that a burst of long texts grew gives its memory back after each run.
         self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clozerec_core.bundle import FORMAT_VERSION, Bundle
 from clozerec_core.predicate import EVERYTHING
-from clozerec_encoder.encoder import Encoder, ItemToken, TokenSequence
+from clozerec_encoder.encoder import Encoder, TokenSequence
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_retriever.retriever import Retriever, Selection
 
@@ -28,7 +28,7 @@ def answers(bundle: Bundle) -> dict[str, list[tuple[str, float]]]:
     retriever = Retriever.open(bundle)
     found = {}
     for session in SESSIONS:
-        (encoded,) = encoder.encode_sequences([TokenSequence([ItemToken(item_id) for item_id in session])])
+        (encoded,) = encoder.encode_sequences([TokenSequence(list(session))])
         assert encoded.intent is not None
         ranking = retriever.search_by_vector(encoded.intent, Selection(TOP_K, EVERYTHING, list(session))).ranking
         ids = [bundle.catalogue.item_ids[row] for row in ranking.rows]

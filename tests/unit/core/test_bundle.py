@@ -141,7 +141,7 @@ def test_a_manifest_that_was_edited_by_hand_is_refused(bundle: Bundle) -> None:
 
 def test_a_future_format_version_is_refused_with_the_way_out(bundle: Bundle) -> None:
     seal(bundle, format_version=FORMAT_VERSION + 1)
-    with pytest.raises(BadBundle, match=r"manifest\.json .* has format version 2, which is newer .* upgrade"):
+    with pytest.raises(BadBundle, match=rf"manifest\.json .* version {FORMAT_VERSION + 1}, which is newer .* upgrade"):
         Bundle.open(bundle.path)
 
 

@@ -1,0 +1,99 @@
+"""`encoder.onnx` of every bundle format: catalogue rows in, intent vectors out. Knows tensors; knows no queue.
+
+A sequence may also hold items that the catalogue does not know, by their input-side vectors.
+
+Shapes: L positions (items and one mask), B sequences of that one length, T the network's positions, D dim, R rows
+(those of the catalogue, padding and mask).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clozerec_core.bundle import ENCODER, Bundle
+from clozerec_core.catalogue import SpecialRows
+from clozerec_core.hybrid import Floats
+from clozerec_encoder.runtime import Device, open_session
+
+Rows = NDArray[np.int64]
+Vectors = Mapping[tuple[int, int], Floats]
+"""Vectors `[D]` that stand in place of the row at (position, sequence)."""
+
+
+class Network(Protocol):
+    """One reading of `encoder.onnx`."""
+
+    def intents(self, rows_LB: Rows, mask_at_B: Rows, vectors: Vectors) -> Floats:
+        """Intent vectors `[B, D]`, L2-normalised.
+
+        Args:
+            rows_LB: catalogue, padding and mask rows, oldest first.
+            mask_at_B: the position of each sequence's mask.
+            vectors: items by their vector.
+        """
+        ...
+
+
+def open_network(bundle: Bundle, input_ND: Floats, threads: int, device: Device) -> Network:
+    """The bundle's network.
+
+    Args:
+        bundle: of any format that this release reads.
+        input_ND: input-side vectors of the catalogue's items.
+        threads: of one run.
+        device: where it runs.
+    """
+    session = open_session(bundle.file(ENCODER), threads, device, repeats_shapes=True)
+    if bundle.manifest.format_version == 1:
+        return _FlaggedNetwork(session, input_ND)
+    return _EmbeddedNetwork(session, input_ND, bundle.weights())
+
+
+class _EmbeddedNetwork:
+    """Since format 2: the network reads item plus position, looked up here in tables that are scaled beforehand."""
+
+    def __init__(self, session: Any, input_ND: Floats, weights: Mapping[str, Floats]) -> None:
+        self._session = session
+        self._scale = weights["network.input_scale"]
+        special = SpecialRows(len(input_ND))
+        self._table_RD = np.empty((special.num_rows, input_ND.shape[1]), np.float32)
+        np.multiply(input_ND, self._scale, out=self._table_RD[: len(input_ND)])
+        self._table_RD[special.pad] = weights["network.pad_vector"]
+        self._table_RD[special.mask] = weights["network.mask_vector"]
+        self._positions_T1D = weights["network.positions"][:, None, :]
+
+    def intents(self, rows_LB: Rows, mask_at_B: Rows, vectors: Vectors) -> Floats:
+        length, batch = rows_LB.shape
+        hidden_LBD = self._table_RD.take(rows_LB, axis=0)
+        for place, vector_D in vectors.items():
+            hidden_LBD[place] = vector_D * self._scale
+        # Positions count from the right: the newest item has the same one at every length.
+        hidden_LBD += self._positions_T1D[len(self._positions_T1D) - length :]
+        asked_B = mask_at_B * batch + np.arange(batch)
+        intents_BD: Floats
+        (intents_BD,) = self._session.run(["intent"], {"hidden": hidden_LBD, "asked": asked_B})
+        return intents_BD
+
+
+class _FlaggedNetwork:
+    """Format 1: the network adds mask, padding and positions itself, where two flags say so."""
+
+    def __init__(self, session: Any, input_ND: Floats) -> None:
+        self._session = session
+        self._special = SpecialRows(len(input_ND))
+        self._table_RD = np.zeros((self._special.num_rows, input_ND.shape[1]), np.float32)
+        self._table_RD[: len(input_ND)] = input_ND
+
+    def intents(self, rows_LB: Rows, mask_at_B: Rows, vectors: Vectors) -> Floats:
+        rows_BL = np.ascontiguousarray(rows_LB.T)
+        vectors_BLD = self._table_RD.take(rows_BL, axis=0)
+        for (position, sequence), vector_D in vectors.items():
+            vectors_BLD[sequence, position] = vector_D
+        flags = {"is_mask": rows_BL == self._special.mask, "is_pad": rows_BL == self._special.pad}
+        intents_BD: Floats
+        (intents_BD,) = self._session.run(["intent"], {"token_vectors": vectors_BLD, **flags})
+        return intents_BD
