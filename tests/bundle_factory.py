@@ -22,23 +22,47 @@ from clozerec_core.bundle import (
     HISTORIES,
     INDEX,
     POPULARITY,
+    TEXT_FILES,
     VECTORS,
     WEIGHTS,
     Bundle,
     Manifest,
     ModelInfo,
     ServingInfo,
+    TextInfo,
     publish,
     writing_directory,
 )
 from clozerec_core.catalogue import POLARS_TYPES, Catalogue, ColumnType, Schema
 from clozerec_core.history_file import write_histories
-from clozerec_core.hybrid import Floats, normalise
+from clozerec_core.hybrid import Floats, ItemSpace, normalise
+from clozerec_retriever.space import OutputSpace
 
 
 def random_vectors(num_items: int, dim: int, seed: int = 0) -> Floats:
     """Unit vectors `[num_items, dim]`."""
     return normalise(np.random.default_rng(seed).normal(size=(num_items, dim)).astype(np.float32))
+
+
+class RowsInMemory:
+    """A tensor that is read as safetensors reads one from disk."""
+
+    def __init__(self, tensor: Floats) -> None:
+        self._tensor = tensor
+
+    def get_shape(self) -> list[int]:
+        return list(self._tensor.shape)
+
+    def __getitem__(self, rows: slice) -> Floats:
+        return self._tensor[rows]
+
+
+def behaviour_alone(vectors_ND: Floats) -> OutputSpace:
+    """The space of items without text."""
+    dim = vectors_ND.shape[1]
+    nothing = np.zeros((dim, 0), np.float32)
+    space = ItemSpace(nothing[0], nothing.T, nothing, np.zeros(dim, np.float32), nothing.T)
+    return OutputSpace(space, RowsInMemory(vectors_ND))
 
 
 def make_catalogue(
@@ -54,6 +78,11 @@ def make_catalogue(
     )
     ids = list(item_ids) if item_ids is not None else [f"i{row}" for row in range(size)]
     return Catalogue(ids, [f"Item {row}" for row in range(size)], frame, dict(schema))
+
+
+def text_info(content_dim: int, model: str = "mini") -> TextInfo:
+    """A text engine in name only."""
+    return TextInfo(model=model, sha256="0" * 64, content_dim=content_dim, max_tokens=8, columns=("title",))
 
 
 def make_manifest(
@@ -111,15 +140,18 @@ def write_files(
             for user_id, rows in (histories or {"u1": [0]}).items()
         ),
     )
-    nothing = {
-        "content.mean": np.zeros(0, np.float32),
-        "content.whitening": np.zeros((0, 0), np.float32),
+    # Content is projected as it stands, and behaviour is what is missing to make the vectors that were given.
+    content_dim = content_NC.shape[1]
+    projection = np.eye(dim, content_dim, dtype=np.float32)
+    weights = {
+        "content.mean": np.zeros(content_dim, np.float32),
+        "content.whitening": np.eye(content_dim, dtype=np.float32),
     }
     for side in ("input", "output"):
-        nothing[f"items.{side}.projection"] = np.zeros((dim, 0), np.float32)
-        nothing[f"items.{side}.bias"] = np.zeros(dim, np.float32)
-        nothing[f"items.{side}.behaviour"] = vectors_ND
-    save_file(nothing, directory / WEIGHTS)
+        weights[f"items.{side}.projection"] = projection
+        weights[f"items.{side}.bias"] = np.zeros(dim, np.float32)
+        weights[f"items.{side}.behaviour"] = vectors_ND - content_NC @ projection.T
+    save_file(weights, directory / WEIGHTS)
 
 
 def write_bundle(
@@ -135,5 +167,9 @@ def write_bundle(
     manifest = make_manifest(catalogue.schema, *vectors_ND.shape, **changes)
     with writing_directory(output_dir) as staging:
         write_files(staging, catalogue, vectors_ND, counts, content_NC, histories)
+        if manifest.text:
+            (staging / "text").mkdir()
+            for name in TEXT_FILES:
+                (staging / name).write_bytes(b"a text model would stand here")
         published = publish(staging, output_dir, manifest)
     return Bundle.open(published.path)

@@ -116,7 +116,7 @@ class Catalogue:
 
     def metadata(self, row: int, fields: Iterable[str] = ()) -> dict[str, Json]:
         """The item's metadata as callers see it; the named columns, or all of them."""
-        return {name: _to_json(self.columns[name][row], self.schema[name]) for name in (fields or self.schema)}
+        return {name: cell_to_json(self.columns[name][row], self.schema[name]) for name in (fields or self.schema)}
 
     @cached_property
     def columns(self) -> dict[str, list[Cell]]:
@@ -183,7 +183,8 @@ def _cells(column: pl.Series, kind: ColumnType) -> list[Cell]:
             return column.to_list()
 
 
-def _to_json(cell: Cell, kind: ColumnType) -> Json:
+def cell_to_json(cell: Cell, kind: ColumnType) -> Json:
+    """A cell as callers see it."""
     if isinstance(cell, tuple):
         return list(cell)
     if isinstance(cell, float) and not math.isfinite(cell):

@@ -7,9 +7,11 @@
     ├── NoTextEngine              FAILED_PRECONDITION
     ├── NotReady                  UNAVAILABLE
     ├── Overloaded                RESOURCE_EXHAUSTED    with RetryInfo
+    ├── StorageFull               RESOURCE_EXHAUSTED
     ├── DeadlineExceeded          DEADLINE_EXCEEDED
     ├── NotImplementedYet         UNIMPLEMENTED
     ├── BadBundle                 FAILED_PRECONDITION   a file of the bundle is missing, damaged or too new
+    ├── BadJournal                UNAVAILABLE           the file of live changes is damaged, or its disk fails
     ├── UsageError                INVALID_ARGUMENT      the command line: payload, data, paths (exit code 2)
     └── RelayedError, GatewayRefused                    another process's error, with the status that it had
 
@@ -110,6 +112,13 @@ class Overloaded(ClozerecError):
     """When to try again, in seconds; under one."""
 
 
+class StorageFull(ClozerecError):
+    """The disk that a durable write needs is full; nothing of the write was kept."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "STORAGE_FULL"
+
+
 class DeadlineExceeded(ClozerecError):
     """The caller's time is up."""
 
@@ -132,6 +141,13 @@ class BadBundle(ClozerecError):
 
     status = grpc.StatusCode.FAILED_PRECONDITION
     reason = "BAD_BUNDLE"
+
+
+class BadJournal(ClozerecError):
+    """The journal of catalogue changes cannot be read or written; the message names the file."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "BAD_JOURNAL"
 
 
 class UsageError(ClozerecError):

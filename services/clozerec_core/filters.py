@@ -183,10 +183,11 @@ class _Parser:
         kind = self.schema[column]
         if operator in RANGES and kind not in (ColumnType.INTEGER, ColumnType.FLOAT, ColumnType.DATETIME):
             return self.refuse(
-                field, f'column "{column}" is {_a(kind)}; ranges are for integer, float and datetime columns only'
+                field,
+                f'column "{column}" is {a_column_type(kind)}; ranges are for integer, float and datetime columns only',
             )
         if operator is Operator.ALL and kind is not ColumnType.STRING_LIST:
-            return self.refuse(field, f'column "{column}" is {_a(kind)}; $all is for list columns only')
+            return self.refuse(field, f'column "{column}" is {a_column_type(kind)}; $all is for list columns only')
         if operator is Operator.EXISTS:
             if not isinstance(operand, bool):
                 return self.refuse(field, f"expected true or false, not {json_kind(operand)}")
@@ -203,7 +204,7 @@ class _Parser:
     def value(self, column: str, operand: object, field: str) -> Scalar | None:
         """The operand with the column's type; None after a refusal."""
         kind = self.schema[column]
-        expected = f'column "{column}" is {_a(kind)}: expected {_EXPECTED[kind]}'
+        expected = f'column "{column}" is {a_column_type(kind)}: expected {_EXPECTED[kind]}'
         if operand is None:
             self.refuse(field, f"{expected}, not null; to test for a missing value write {{$exists: false}}")
             return None
@@ -244,5 +245,6 @@ def _is_list(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _a(kind: ColumnType) -> str:
+def a_column_type(kind: ColumnType) -> str:
+    """The type with its article."""
     return f"an {kind.value}" if kind is ColumnType.INTEGER else f"a {kind.value}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from clozerec_core.errors import UsageError
@@ -18,8 +19,8 @@ from clozerec_core.wording import suggest
 
 ENV_PREFIX = "CLOZEREC_"
 
-RESERVED = frozenset({"CLOZEREC_STATE_DIR", "CLOZEREC_REDIS_URL"})
-"""Where live histories will be kept: deployments may set them already, though nothing is written in this version."""
+RESERVED = frozenset({"CLOZEREC_REDIS_URL"})
+"""Where state will be kept: deployments may set it already, though nothing is written there in this version."""
 
 
 class Settings(BaseSettings):
@@ -50,3 +51,17 @@ class Settings(BaseSettings):
                 f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()
             )
             raise UsageError(f"wrong settings: {faults}") from None
+
+
+class StateSettings(Settings):
+    """Base of every process that keeps changes made while it serves."""
+
+    state_dir: Path | None = Field(
+        None,
+        description="Directory of what must outlive a restart and a new bundle; on a disk of its own in production. "
+        "Unset: `state` beside the bundle.",
+    )
+
+    def state_beside(self, bundle: Path) -> Path:
+        """Where this process keeps its files; `bundle` is the directory or symlink that is served."""
+        return self.state_dir if self.state_dir is not None else bundle.absolute().parent / "state"

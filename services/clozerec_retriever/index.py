@@ -17,7 +17,7 @@ from clozerec_core.bundle import INDEX, Bundle
 from clozerec_core.errors import BadBundle
 from clozerec_core.hybrid import Floats
 from clozerec_retriever.masks import Mask
-from clozerec_retriever.ranking import NOTHING, SCORE_STEP, Place, Ranking, RowArray, Scores, rank
+from clozerec_retriever.ranking import SCORE_STEP, RowArray, Scores
 
 GATHER_SHARE = 0.25
 """Of the catalogue. Up to it, scoring the passing rows one by one is faster than a scan with a bitmap; measured at
@@ -74,8 +74,13 @@ class ItemIndex:
         """The item's vector, `[D]`; None where the item has neither text nor behaviour."""
         return self._vectors_ND[row] if self._has_vector_N[row] else None
 
-    def search(self, intent_D: Floats, top_k: int, passing_N: Mask | None = None) -> Ranking:
-        """The `top_k` items nearest to the intent, fewer only where fewer pass; items without a vector never do.
+    def __len__(self) -> int:
+        return len(self._has_vector_N)
+
+    def best(self, intent_D: Floats, top_k: int, passing_N: Mask | None) -> tuple[RowArray, Scores]:
+        """Rows that may be among the `top_k` nearest, with their cosines in double precision.
+
+        Items without a vector never are.
 
         Args:
             intent_D: L2-normalised.
@@ -85,21 +90,13 @@ class ItemIndex:
         passing_N = self._has_vector_N if passing_N is None else self._has_vector_N & passing_N
         num_passing = int(np.count_nonzero(passing_N))
         if num_passing == 0:
-            return NOTHING
+            return np.empty(0, np.int64), np.empty(0, np.float64)
         intent_1D = np.ascontiguousarray(intent_D, np.float32).reshape(1, -1)
         if num_passing <= max(top_k, GATHER_SHARE * len(passing_N)):
             rows = self._gather(intent_1D, top_k, np.flatnonzero(passing_N))
         else:
             rows = self._scan(intent_1D, top_k, passing_N, num_passing)
-        return rank(rows, self._scores(rows, intent_1D[0]), top_k)
-
-    def coming_after(self, intent_D: Floats, place: Place, passing_N: Mask | None = None) -> Mask:
-        """Those of the passing rows that come after a place in the order by this intent, `[N]`; scores every one."""
-        passing_N = self._has_vector_N if passing_N is None else self._has_vector_N & passing_N
-        rows = np.flatnonzero(passing_N)
-        later_N = np.zeros(len(passing_N), np.bool_)
-        later_N[rows[place.precedes(rows, self._scores(rows, intent_D))]] = True
-        return later_N
+        return rows, self._scores(rows, intent_1D[0])
 
     def _gather(self, intent_1D: Floats, top_k: int, rows: RowArray) -> RowArray:
         """Those of a few rows that may be among the best."""

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from clozerec_core.catalogue import Catalogue, ColumnType
+from clozerec_core.catalogue import ColumnType, Schema
 from clozerec_core.predicate import AllOf, AnyOf, Compare, Negation, Operator, Predicate, Scalar
 
 Mask = NDArray[np.bool_]
@@ -28,13 +28,11 @@ MAX_CACHED_TEXT = 4_096
 
 
 class RowMasks:
-    """Evaluates predicates over a catalogue. Safe to use from several threads."""
+    """Evaluates predicates over a table of metadata. Safe to use from several threads."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._num_rows = len(catalogue)
-        self._columns = {
-            name: _prepare(catalogue.frame.get_column(name), kind) for name, kind in catalogue.schema.items()
-        }
+    def __init__(self, frame: pl.DataFrame, schema: Schema, num_rows: int) -> None:
+        self._num_rows = num_rows
+        self._columns = {name: _prepare(frame.get_column(name), kind) for name, kind in schema.items()}
         self._cached = lru_cache(MAX_CACHED_MASKS)(self._read_only)
 
     def passing(self, predicate: Predicate) -> Mask:

@@ -20,8 +20,14 @@ class Popularity:
         self._everything = rank(np.arange(len(counts_N)), counts_N / largest, len(counts_N))
 
     def best(self, top_k: int, passing_N: Mask | None, after: Place | None = None) -> Ranking:
-        """The `top_k` most popular of the rows that pass (None: of all), from a place in the order on."""
+        """The `top_k` most popular of the rows that pass (None: of the bundle's), from a place in the order on.
+
+        Rows that the bundle does not have come last: a day-zero item scores 0, and its row is higher than any other.
+        """
         rows, scores = self._everything.rows, self._everything.scores
+        if passing_N is not None and len(passing_N) > len(rows):
+            rows = np.concatenate((rows, np.arange(len(rows), len(passing_N))))
+            scores = np.concatenate((scores, np.zeros(len(rows) - len(scores))))
         if after is not None:
             later = after.precedes(rows, scores)
             rows, scores = rows[later], scores[later]

@@ -30,6 +30,15 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def first(self, top_k: int) -> Ranking:
+        """The best `top_k`."""
+        return Ranking(self.rows[:top_k], self.scores[:top_k])
+
+    def after(self, place: Place) -> Ranking:
+        """What comes after a place in the order."""
+        later = place.precedes(self.rows, self.scores)
+        return Ranking(self.rows[later], self.scores[later])
+
 
 @dataclass(frozen=True)
 class Place:

@@ -1,6 +1,7 @@
 """Answers about one bundle's catalogue, in the domain's terms: nearest, most popular, and stored items.
 
-Joins the index, the popularity order and the masks; knows nothing of messages. Blocking: call it off the event loop.
+Joins the index, the popularity order and the live catalogue; messages are `wire.py`'s. Blocking: call it off the event
+loop.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from clozerec_core.bundle import Bundle, Manifest
-from clozerec_core.catalogue import Catalogue
-from clozerec_core.errors import BadRequest, BundleMismatch, UnknownItem
+from clozerec_core.errors import BadRequest, UnknownItem
 from clozerec_core.filters import column_violations
 from clozerec_core.hybrid import TINY_NORM, Floats
-from clozerec_core.limits import MAX_ITEMS_PER_CALL, MAX_TOP_K
+from clozerec_core.limits import MAX_TOP_K
 from clozerec_core.predicate import EVERYTHING, Predicate
-from clozerec_retriever.index import ItemIndex
-from clozerec_retriever.masks import Mask, RowMasks
+from clozerec_retriever.index import TIE_MARGIN, ItemIndex
+from clozerec_retriever.live import LiveCatalogue, View
+from clozerec_retriever.masks import Mask
 from clozerec_retriever.popularity import Popularity
-from clozerec_retriever.ranking import NOTHING, Place, Ranking
+from clozerec_retriever.ranking import NOTHING, Place, Ranking, rank
+from clozerec_retriever.wire import RowMessages
+
+DEEPER = 8
+"""A page after the first is looked for among the best `top_k`, then among so many times more, and so on."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,14 @@ class Found:
 
 
 class Retriever:
-    """Searches one opened bundle. Safe to use from several threads."""
+    """Searches one opened bundle, with the changes of its live catalogue. Safe to use from several threads."""
 
-    def __init__(
-        self, manifest: Manifest, catalogue: Catalogue, index: ItemIndex, popularity: Popularity, content_NC: Floats
-    ) -> None:
+    def __init__(self, manifest: Manifest, live: LiveCatalogue, index: ItemIndex, popularity: Popularity) -> None:
         self.manifest = manifest
-        self.catalogue = catalogue
+        self.live = live
+        self.messages = RowMessages(live)
         self._index = index
         self._popularity = popularity
-        self._content_NC = content_NC
-        self._masks = RowMasks(catalogue)
 
     @classmethod
     def open(cls, bundle: Bundle) -> Retriever:
@@ -68,20 +70,11 @@ class Retriever:
             BadBundle: a file is not what the manifest says.
         """
         index = ItemIndex.open(bundle)
-        return cls(bundle.manifest, bundle.catalogue, index, Popularity(bundle.popularity_counts), bundle.content)
+        return cls(bundle.manifest, LiveCatalogue.open(bundle), index, Popularity(bundle.popularity_counts))
 
     @property
     def bundle_id(self) -> str:
         return self.manifest.bundle_id
-
-    def check_bundle(self, bundle_id: str) -> None:
-        """Refuse a request that means another bundle; empty means the current one.
-
-        Raises:
-            BundleMismatch: it is not loaded here.
-        """
-        if bundle_id not in ("", self.bundle_id):
-            raise BundleMismatch(bundle_id, self.bundle_id)
 
     def search_by_vector(self, intent: Sequence[float] | Floats, selection: Selection) -> Found:
         """The items nearest to a vector of the bundle's space, which is normalised here if it is not.
@@ -89,7 +82,7 @@ class Retriever:
         Raises:
             BadRequest: `intent` has the wrong length, is not finite or is zero; `top_k` is too large.
         """
-        return self._nearest(self._unit(intent), selection, self._passing(selection))
+        return self._search(self.live.view, self._unit(intent), selection)
 
     def search_by_item(self, item_id: str, selection: Selection) -> Found:
         """The items nearest to a stored item, without itself.
@@ -99,13 +92,14 @@ class Retriever:
             BadRequest: `top_k` is too large.
         """
         self._top_k(selection)
-        row = self.catalogue.row_of(item_id)
+        row = self.live.row_of(item_id)
         if row is None:
             raise UnknownItem(item_id)
-        vector = self._index.vector(row)
+        view = self.live.view
+        vector = self.vector(row)
         if vector is None:
             return Found(NOTHING, exhausted=True, vectorless_item=True)
-        return self._nearest(vector, selection, self._passing(selection, row))
+        return self._search(view, vector, selection, row)
 
     def popular(self, selection: Selection) -> Found:
         """The most popular items.
@@ -114,27 +108,8 @@ class Retriever:
             BadRequest: `top_k` is too large.
         """
         top_k = self._top_k(selection)
-        ranking = self._popularity.best(top_k, self._passing(selection), selection.after)
+        ranking = self._popularity.best(top_k, self._passing(self.live.view, selection), selection.after)
         return Found(ranking, exhausted=len(ranking) < top_k)
-
-    def rows(self, item_ids: Sequence[str]) -> list[int | None]:
-        """Catalogue rows of the ids, in their order; None for an unknown one.
-
-        Raises:
-            BadRequest: no id, or too many.
-        """
-        if not 1 <= len(item_ids) <= MAX_ITEMS_PER_CALL:
-            raise BadRequest.of("item_ids", f"expected 1 to {MAX_ITEMS_PER_CALL:,} ids, not {len(item_ids):,}")
-        return [self.catalogue.row_of(item_id) for item_id in item_ids]
-
-    def content(self, row: int) -> Floats:
-        """The text engine's output for the item's text, `[C]`; empty where there is no text."""
-        content_C: Floats = self._content_NC[row]
-        return content_C if np.any(content_C) else content_C[:0]
-
-    def vector(self, row: int) -> Floats | None:
-        """The item's output-side vector, `[D]`; None where it has neither text nor behaviour."""
-        return self._index.vector(row)
 
     def metadata_fields(self, names: Sequence[str]) -> tuple[str, ...]:
         """The columns to return, each once; no name means all.
@@ -142,18 +117,11 @@ class Retriever:
         Raises:
             BadRequest: with a violation for each unknown name.
         """
-        violations = list(column_violations(names, self.catalogue.schema, "metadata_fields"))
+        violations = list(column_violations(names, self.live.schema, "metadata_fields"))
         if violations:
             raise BadRequest(violations)
         # In one order whatever the caller's, since rendered metadata is kept by it.
-        return tuple(sorted(set(names))) or tuple(self.catalogue.schema)
-
-    def _nearest(self, intent_D: Floats, selection: Selection, passing_N: Mask | None) -> Found:
-        top_k = self._top_k(selection)
-        if selection.after is not None:
-            passing_N = self._index.coming_after(intent_D, selection.after, passing_N)
-        ranking = self._index.search(intent_D, top_k, passing_N)
-        return Found(ranking, exhausted=len(ranking) < top_k)
+        return tuple(sorted(set(names))) or tuple(self.live.schema)
 
     def _top_k(self, selection: Selection) -> int:
         if not 0 <= selection.top_k <= MAX_TOP_K:
@@ -173,13 +141,41 @@ class Retriever:
             raise BadRequest.of("intent", "expected a vector with a direction, not zero")
         return (intent_D / norm).astype(np.float32)
 
-    def _passing(self, selection: Selection, *excluded_rows: int) -> Mask | None:
+    def _search(self, view: View, intent_D: Floats, selection: Selection, *excluded_rows: int) -> Found:
+        top_k = self._top_k(selection)
+        passing_N = self._passing(view, selection, *excluded_rows)
+        num_base = len(view.moved_B)
+        of_index = ~view.moved_B if passing_N is None else passing_N[:num_base] & ~view.moved_B
+        after, depth = selection.after, top_k
+        while True:
+            rows, scores = self._index.best(intent_D, depth, of_index)
+            if len(view.tail.rows_T):
+                more_rows, more_scores = view.tail.best(intent_D, TIE_MARGIN, depth, passing_N)
+                rows, scores = np.concatenate((rows, more_rows)), np.concatenate((scores, more_scores))
+            ranking = rank(rows, scores, depth)
+            all_found = len(ranking) < depth
+            if after is not None:
+                ranking = ranking.after(after)
+            if all_found or len(ranking) >= top_k:
+                ranking = ranking.first(top_k)
+                return Found(ranking, exhausted=len(ranking) < top_k)
+            # The page lies deeper in the order.
+            depth *= DEEPER
+
+    def vector(self, row: int) -> Floats | None:
+        """What the item is ranked by, `[D]`; None where it has no vector."""
+        view = self.live.view
+        if row >= len(view.moved_B) or view.moved_B[row]:
+            return self.live.moved_vector(row)
+        return self._index.vector(row)
+
+    def _passing(self, view: View, selection: Selection, *excluded_rows: int) -> Mask | None:
         """The rows that may be returned, `[N]`; None where all may."""
-        excluded = [*self.catalogue.rows_of(selection.exclude_item_ids), *excluded_rows]
-        everything = selection.where == EVERYTHING
-        if everything and not excluded:
+        excluded = [row for row in self.live.rows_of(selection.exclude_item_ids) if row < view.num_rows]
+        excluded += excluded_rows
+        if selection.where == EVERYTHING and not excluded and not view.version:
             return None
-        mask = np.ones(len(self.catalogue), np.bool_) if everything else self._masks.passing(selection.where)
+        mask = view.passing(selection.where)
         if excluded:
             mask = mask.copy()
             mask[excluded] = False

@@ -1,12 +1,13 @@
 """`clozerec.v1.RetrieverService` on the wire: messages to domain types and back, and nothing else.
 
 Every call that may scan the catalogue runs whole on a worker thread, conversion included: a thousand candidates take
-longer to render than to find, and the event loop has health checks to answer.
+longer to render than to find, and the event loop has health checks to answer. Changes wait for the journal's thread.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -14,33 +15,51 @@ import numpy as np
 
 from clozerec.v1 import retriever_pb2, retriever_pb2_grpc
 from clozerec_core.bundle import Bundle
-from clozerec_core.errors import BadRequest, NotImplementedYet
+from clozerec_core.errors import BadRequest
 from clozerec_core.filter_wire import columns_to_wire, filter_from_wire
+from clozerec_core.limits import MAX_ITEMS_PER_CALL
 from clozerec_core.rpc import Service
 from clozerec_core.workers import Workers
+from clozerec_retriever.journal import Drop, Journal, Put
 from clozerec_retriever.ranking import Place
 from clozerec_retriever.retriever import Found, Retriever, Selection
 from clozerec_retriever.settings import RetrieverSettings
-from clozerec_retriever.wire import RowMessages
+from clozerec_retriever.shelf import Shelf
+from clozerec_retriever.wire import check_id, mask_from_wire, put_from_wire, status_of
+from clozerec_retriever.writer import JournalWriter
 
 SERVICE_NAME = "clozerec.v1.RetrieverService"
 
+MAX_LISTED = 1_000
+"""Items to embed that one answer names."""
+
 
 def build(bundle: Bundle, settings: RetrieverSettings) -> RetrieverServicer:
-    """A servicer that answers from a verified bundle.
+    """A servicer that answers from a verified bundle and the journal in the state directory.
 
     Raises:
         BadBundle: a file is not what the manifest says.
+        BadJournal, UsageError: the journal cannot be used.
     """
-    return RetrieverServicer(Retriever.open(bundle), settings.search_threads)
+    retriever = Retriever.open(bundle)
+    state_dir = settings.state_beside(settings.bundle)
+    journal = Journal(state_dir)
+    try:
+        retriever.live.replay(journal.records())
+    except BaseException:
+        journal.close()
+        raise
+    return RetrieverServicer(Shelf(retriever), journal, state_dir / "snapshots", settings.search_threads)
 
 
 class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
-    """Answers from one loaded bundle."""
+    """Answers from the loaded bundles, and writes changes."""
 
-    def __init__(self, retriever: Retriever, search_threads: int) -> None:
-        self._retriever = retriever
-        self._rows = RowMessages(retriever.catalogue)
+    def __init__(self, shelf: Shelf, journal: Journal, snapshots_dir: Path, search_threads: int) -> None:
+        self._shelf = shelf
+        self._journal = journal
+        self._snapshots_dir = snapshots_dir
+        self._writer = JournalWriter(journal, shelf.show, shelf.tidy)
         # OpenMP's setting belongs to the thread that makes it. One search gains nothing from more threads, and idle
         # ones would spin beside the other searches.
         self._workers = Workers("retriever", search_threads, on_start=lambda: faiss.omp_set_num_threads(1))
@@ -67,102 +86,155 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def UpsertItems(
         self, request: retriever_pb2.RetrieverServiceUpsertItemsRequest, context: Any
     ) -> retriever_pb2.RetrieverServiceUpsertItemsResponse:
-        raise NotImplementedYet("UpsertItems")
+        retriever = self._shelf.get(request.bundle_id)
+        read = await self._workers.run(lambda: _puts(request, retriever))
+        puts = [change for change in read if isinstance(change, Put)]
+        live = retriever.live
+        results = iter(await self._writer.write(puts, live.schema, live.is_in_bundle) if puts else ())
+        statuses = [
+            status_of(item.item_id, unknown=next(results) is None)
+            if isinstance(change, Put)
+            else status_of(item.item_id, error=change)
+            for item, change in zip(request.items, read, strict=True)
+        ]
+        return retriever_pb2.RetrieverServiceUpsertItemsResponse(statuses=statuses, bundle_id=retriever.bundle_id)
 
     async def DeleteItems(
         self, request: retriever_pb2.RetrieverServiceDeleteItemsRequest, context: Any
     ) -> retriever_pb2.RetrieverServiceDeleteItemsResponse:
-        raise NotImplementedYet("DeleteItems")
+        _check_count("item_ids", len(request.item_ids))
+        retriever = self._shelf.current
+        faults = [check_id(item_id) for item_id in request.item_ids]
+        drops = [Drop(item_id) for item_id, fault in zip(request.item_ids, faults, strict=True) if fault is None]
+        if drops:
+            await self._writer.write(drops, retriever.live.schema, retriever.live.is_in_bundle)
+        statuses = [status_of(item_id, fault) for item_id, fault in zip(request.item_ids, faults, strict=True)]
+        return retriever_pb2.RetrieverServiceDeleteItemsResponse(statuses=statuses, bundle_id=retriever.bundle_id)
 
     async def CreateSnapshot(
         self, request: retriever_pb2.CreateSnapshotRequest, context: Any
     ) -> retriever_pb2.CreateSnapshotResponse:
-        raise NotImplementedYet("CreateSnapshot")
+        path = await self._workers.run(lambda: self._journal.snapshot(self._snapshots_dir))
+        return retriever_pb2.CreateSnapshotResponse(path=str(path))
 
     async def GetIndexInfo(
         self, request: retriever_pb2.GetIndexInfoRequest, context: Any
     ) -> retriever_pb2.GetIndexInfoResponse:
-        manifest = self._retriever.manifest
+        retriever = self._shelf.current
+        live, manifest = retriever.live, retriever.manifest
+        to_embed = live.to_embed
         return retriever_pb2.GetIndexInfoResponse(
             bundle_id=manifest.bundle_id,
-            num_items=manifest.model.num_items,
+            num_items=live.num_items,
             dim=manifest.model.dim,
-            columns=columns_to_wire(self._retriever.catalogue.schema),
+            columns=columns_to_wire(live.schema),
             default_top_k=manifest.serving.top_k_results,
+            loaded_bundle_ids=self._shelf.bundle_ids,
+            num_day_zero_items=live.num_day_zero,
+            num_items_to_embed=len(to_embed),
+            items_to_embed=to_embed[:MAX_LISTED],
+            retyped_columns=live.retyped_columns,
         )
 
     def close(self) -> None:
-        """Stop the workers once no call is under way."""
+        """Stop the workers once no call is under way, and write what waits."""
         self._workers.close()
+        self._writer.close()
+        self._journal.close()
 
     def _search(self, request: retriever_pb2.SearchRequest) -> retriever_pb2.SearchResponse:
-        retriever = self._retriever
-        retriever.check_bundle(request.bundle_id)
+        retriever = self._shelf.get(request.bundle_id)
         if bool(request.intent) == bool(request.item_id):
             raise BadRequest.of("intent", "send exactly one of intent and item_id")
         if request.intent and not request.bundle_id:
             raise BadRequest.of("bundle_id", "name the bundle that intent comes from; spaces of two must not mix")
         fields = retriever.metadata_fields(request.metadata_fields)
-        selection = self._selection(request)
+        selection = _selection(request, retriever)
         if request.item_id:
             found = retriever.search_by_item(request.item_id, selection)
         else:
             found = retriever.search_by_vector(np.array(request.intent, np.float32), selection)
         return retriever_pb2.SearchResponse(
             bundle_id=retriever.bundle_id,
-            candidates=self._candidates(found, fields, request.include_vectors),
+            candidates=_candidates(found, retriever, fields, request.include_vectors),
             exhausted=found.exhausted,
             vectorless_item=found.vectorless_item,
         )
 
     def _list_popular(self, request: retriever_pb2.ListPopularRequest) -> retriever_pb2.ListPopularResponse:
-        retriever = self._retriever
-        retriever.check_bundle(request.bundle_id)
+        retriever = self._shelf.get(request.bundle_id)
         fields = retriever.metadata_fields(request.metadata_fields)
-        found = retriever.popular(self._selection(request))
+        found = retriever.popular(_selection(request, retriever))
         return retriever_pb2.ListPopularResponse(
             bundle_id=retriever.bundle_id,
-            candidates=self._rows.candidates(found.ranking, fields),
+            candidates=retriever.messages.candidates(found.ranking, fields),
             exhausted=found.exhausted,
         )
 
     def _get_items(
         self, request: retriever_pb2.RetrieverServiceGetItemsRequest
     ) -> retriever_pb2.RetrieverServiceGetItemsResponse:
-        retriever = self._retriever
-        retriever.check_bundle(request.bundle_id)
+        retriever = self._shelf.get(request.bundle_id)
         fields = retriever.metadata_fields(request.metadata_fields)
+        _check_count("item_ids", len(request.item_ids))
+        records = self._journal.get(request.item_ids) if request.include_content else {}
         response = retriever_pb2.RetrieverServiceGetItemsResponse(bundle_id=retriever.bundle_id)
-        for item_id, row in zip(request.item_ids, retriever.rows(request.item_ids), strict=True):
+        for item_id in request.item_ids:
+            row = retriever.live.row_of(item_id)
             if row is None:
                 response.items.add(item_id=item_id)
                 continue
             item = response.items.add()
-            item.CopyFrom(self._rows.stored_item(row, fields))
+            item.CopyFrom(retriever.messages.stored_item(row, fields))
             if request.include_content:
-                item.content.extend(retriever.content(row).tolist())
+                record = records.get(item_id)
+                item.content.extend(retriever.live.content(row, record).tolist())
+                if record is not None:
+                    item.text, item.text_model = record.text, record.text_model
         return response
 
-    def _candidates(
-        self, found: Found, fields: tuple[str, ...], include_vectors: bool
-    ) -> list[retriever_pb2.Candidate]:
-        messages = self._rows.candidates(found.ranking, fields)
-        for message in messages if include_vectors else ():
-            vector = self._retriever.vector(message.row)
-            assert vector is not None, "a search finds items with a vector only"
-            message.vector.extend(vector.tolist())
-        return messages
 
-    def _selection(self, request: retriever_pb2.SearchRequest | retriever_pb2.ListPopularRequest) -> Selection:
-        return Selection(
-            top_k=request.top_k,
-            where=filter_from_wire(request.filter, self._retriever.catalogue.schema),
-            exclude_item_ids=request.exclude_item_ids,
-            after=_place(request.after) if request.HasField("after") else None,
-        )
+def _puts(request: retriever_pb2.RetrieverServiceUpsertItemsRequest, retriever: Retriever) -> list[Put | BadRequest]:
+    """What each item of a call asks for, or what is wrong with it."""
+    _check_count("items", len(request.items))
+    mask = mask_from_wire(request, retriever.live.schema)
+    read: list[Put | BadRequest] = []
+    for item in request.items:
+        try:
+            read.append(put_from_wire(item, mask, retriever.live))
+        except BadRequest as error:
+            read.append(error)
+    return read
+
+
+def _check_count(field: str, count: int) -> None:
+    if not 1 <= count <= MAX_ITEMS_PER_CALL:
+        raise BadRequest.of(field, f"expected 1 to {MAX_ITEMS_PER_CALL:,}, not {count:,}")
+
+
+def _selection(
+    request: retriever_pb2.SearchRequest | retriever_pb2.ListPopularRequest, retriever: Retriever
+) -> Selection:
+    return Selection(
+        top_k=request.top_k,
+        where=filter_from_wire(request.filter, retriever.live.schema),
+        exclude_item_ids=request.exclude_item_ids,
+        after=_place(request.after) if request.HasField("after") else None,
+    )
 
 
 def _place(cursor: retriever_pb2.Cursor) -> Place:
     if not math.isfinite(cursor.score):
         raise BadRequest.of("after.score", "expected the score of a candidate")
     return Place(cursor.score, cursor.row)
+
+
+def _candidates(
+    found: Found, retriever: Retriever, fields: tuple[str, ...], include_vectors: bool
+) -> list[retriever_pb2.Candidate]:
+    messages = retriever.messages.candidates(found.ranking, fields)
+    for message in messages if include_vectors else ():
+        vector = retriever.vector(message.row)
+        if vector is not None:  # taken away since the search
+            message.vector.extend(vector.tolist())
+    return messages

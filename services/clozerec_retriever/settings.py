@@ -7,9 +7,10 @@ from pathlib import Path
 from pydantic import Field
 
 from clozerec_core.rpc import ServerSettings
+from clozerec_core.settings import StateSettings
 
 
-class RetrieverSettings(ServerSettings):
+class RetrieverSettings(ServerSettings, StateSettings):
     """Read once in `main()`."""
 
     bundle: Path = Field(description="A bundle directory, or a symlink to one.")

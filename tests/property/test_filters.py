@@ -29,7 +29,7 @@ def test_masks_agree_with_the_truthful_reading_on_every_pair_of_cell_and_value(c
     if kind is ColumnType.FLOAT:
         cells += [math.nan, math.inf, -math.inf]
     catalogue = make_catalogue({column: cells}, {column: kind})
-    masks = RowMasks(catalogue)
+    masks = RowMasks(catalogue.frame, catalogue.schema, len(catalogue))
     for operator in operators(kind):
         operands: list[tuple[Scalar, ...]] = [(value,) for value in pool]
         if operator in MANY:
@@ -46,7 +46,7 @@ def test_masks_agree_with_the_truthful_reading_on_every_pair_of_cell_and_value(c
 @given(catalogues(), predicates())
 def test_masks_say_what_the_truthful_reading_says(catalogue: Catalogue, predicate: Predicate) -> None:
     expected = [matches(predicate, catalogue.cells(row)) for row in range(len(catalogue))]
-    assert RowMasks(catalogue).passing(predicate).tolist() == expected
+    assert RowMasks(catalogue.frame, catalogue.schema, len(catalogue)).passing(predicate).tolist() == expected
 
 
 @given(documents())
@@ -63,7 +63,7 @@ def test_any_typed_predicate_survives_the_wire(predicate: Predicate) -> None:
 
 @given(catalogues(), documents())
 def test_not_is_the_complement_of_the_set(catalogue: Catalogue, document: dict[str, Any]) -> None:
-    masks = RowMasks(catalogue)
+    masks = RowMasks(catalogue.frame, catalogue.schema, len(catalogue))
     inside = masks.passing(parse_filter(document, SCHEMA))
     outside = masks.passing(parse_filter({"$not": document}, SCHEMA))
     assert (inside ^ outside).all()

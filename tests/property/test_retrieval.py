@@ -9,7 +9,7 @@ from fractions import Fraction
 import faiss
 import numpy as np
 import pytest
-from bundle_factory import make_manifest
+from bundle_factory import behaviour_alone, make_manifest
 from filter_strategies import SCHEMA, catalogues, predicates
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -19,8 +19,9 @@ from clozerec_core.hybrid import Floats, normalise
 from clozerec_core.predicate import Predicate, matches
 from clozerec_retriever import index as index_module
 from clozerec_retriever.index import ItemIndex
+from clozerec_retriever.live import LiveCatalogue
 from clozerec_retriever.popularity import Popularity
-from clozerec_retriever.ranking import Place, Ranking
+from clozerec_retriever.ranking import Place, Ranking, rank
 from clozerec_retriever.retriever import Found, Retriever, Selection
 
 DIM = 4
@@ -68,7 +69,8 @@ class World:
     def retriever(self) -> Retriever:
         manifest = make_manifest(SCHEMA, *self.vectors.shape)
         popularity = Popularity(np.array(self.counts, np.int64))
-        return Retriever(manifest, self.catalogue, flat_index(self.vectors), popularity, self.vectors[:, :0])
+        live = LiveCatalogue(manifest, self.catalogue, self.vectors[:, :0], behaviour_alone(self.vectors))
+        return Retriever(manifest, live, flat_index(self.vectors), popularity)
 
     def passing(self, where: Predicate, excluded: list[str]) -> list[int]:
         """Rows that may be returned, one item at a time."""
@@ -168,6 +170,6 @@ def test_both_ways_to_search_find_every_tie(
     intent = normalise(random.normal(size=(1, 8)).astype(np.float32))[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_module, "GATHER_SHARE", gather_share)
-        ranking = flat_index(vectors).search(intent, top_k, passing)
+        ranking = rank(*flat_index(vectors).best(intent, top_k, passing), top_k)
     scores = {row: score for row, score in cosines(vectors, intent).items() if passing[row]}
     assert in_steps(ranking) == ranked(scores, top_k)

@@ -108,18 +108,24 @@ class RetrieverServiceGetItemsRequest(_message.Message):
     def __init__(self, bundle_id: _Optional[str] = ..., item_ids: _Optional[_Iterable[str]] = ..., metadata_fields: _Optional[_Iterable[str]] = ..., include_content: _Optional[bool] = ...) -> None: ...
 
 class StoredItem(_message.Message):
-    __slots__ = ("item_id", "known", "display_name", "metadata", "content")
+    __slots__ = ("item_id", "known", "display_name", "metadata", "content", "text", "text_model", "day_zero")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_MODEL_FIELD_NUMBER: _ClassVar[int]
+    DAY_ZERO_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     known: bool
     display_name: str
     metadata: _struct_pb2.Struct
     content: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, item_id: _Optional[str] = ..., known: _Optional[bool] = ..., display_name: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., content: _Optional[_Iterable[float]] = ...) -> None: ...
+    text: str
+    text_model: str
+    day_zero: bool
+    def __init__(self, item_id: _Optional[str] = ..., known: _Optional[bool] = ..., display_name: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., content: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., text_model: _Optional[str] = ..., day_zero: _Optional[bool] = ...) -> None: ...
 
 class RetrieverServiceGetItemsResponse(_message.Message):
     __slots__ = ("bundle_id", "items")
@@ -164,10 +170,12 @@ class ItemStatus(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class RetrieverServiceUpsertItemsResponse(_message.Message):
-    __slots__ = ("statuses",)
+    __slots__ = ("statuses", "bundle_id")
     STATUSES_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     statuses: _containers.RepeatedCompositeFieldContainer[ItemStatus]
-    def __init__(self, statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ...) -> None: ...
+    bundle_id: str
+    def __init__(self, statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., bundle_id: _Optional[str] = ...) -> None: ...
 
 class RetrieverServiceDeleteItemsRequest(_message.Message):
     __slots__ = ("item_ids",)
@@ -176,28 +184,40 @@ class RetrieverServiceDeleteItemsRequest(_message.Message):
     def __init__(self, item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RetrieverServiceDeleteItemsResponse(_message.Message):
-    __slots__ = ("statuses",)
+    __slots__ = ("statuses", "bundle_id")
     STATUSES_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     statuses: _containers.RepeatedCompositeFieldContainer[ItemStatus]
-    def __init__(self, statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ...) -> None: ...
+    bundle_id: str
+    def __init__(self, statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., bundle_id: _Optional[str] = ...) -> None: ...
 
 class GetIndexInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetIndexInfoResponse(_message.Message):
-    __slots__ = ("bundle_id", "num_items", "dim", "columns", "default_top_k")
+    __slots__ = ("bundle_id", "num_items", "dim", "columns", "default_top_k", "loaded_bundle_ids", "num_day_zero_items", "num_items_to_embed", "items_to_embed", "retyped_columns")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    LOADED_BUNDLE_IDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DAY_ZERO_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ITEMS_TO_EMBED_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_TO_EMBED_FIELD_NUMBER: _ClassVar[int]
+    RETYPED_COLUMNS_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     num_items: int
     dim: int
     columns: _containers.RepeatedCompositeFieldContainer[_filter_pb2.Column]
     default_top_k: int
-    def __init__(self, bundle_id: _Optional[str] = ..., num_items: _Optional[int] = ..., dim: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[_filter_pb2.Column, _Mapping]]] = ..., default_top_k: _Optional[int] = ...) -> None: ...
+    loaded_bundle_ids: _containers.RepeatedScalarFieldContainer[str]
+    num_day_zero_items: int
+    num_items_to_embed: int
+    items_to_embed: _containers.RepeatedScalarFieldContainer[str]
+    retyped_columns: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, bundle_id: _Optional[str] = ..., num_items: _Optional[int] = ..., dim: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[_filter_pb2.Column, _Mapping]]] = ..., default_top_k: _Optional[int] = ..., loaded_bundle_ids: _Optional[_Iterable[str]] = ..., num_day_zero_items: _Optional[int] = ..., num_items_to_embed: _Optional[int] = ..., items_to_embed: _Optional[_Iterable[str]] = ..., retyped_columns: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateSnapshotRequest(_message.Message):
     __slots__ = ()

@@ -103,14 +103,18 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpsertItems(self, request, context):
-        """Adds items or replaces their metadata. UNIMPLEMENTED in this version.
+        """Adds items, or changes items that are known; durable when answered, and seen by the next call. The same request
+        twice leaves the same state. An item that is refused has its own status; the others of the batch go in.
+        INVALID_ARGUMENT: no item or over 1,000, an unknown column in `update_mask`. FAILED_PRECONDITION: `bundle_id` is not
+        loaded. RESOURCE_EXHAUSTED: too many changes wait, or the disk is full; nothing of the batch was kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItems(self, request, context):
-        """Removes items from every answer. UNIMPLEMENTED in this version.
+        """Removes items from every answer, of later bundles too, until they are added again. Durable when answered.
+        INVALID_ARGUMENT: no id or over 1,000. RESOURCE_EXHAUSTED: as for `UpsertItems`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +128,7 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateSnapshot(self, request, context):
-        """Writes a consistent copy of the live catalogue. UNIMPLEMENTED in this version.
+        """Writes a consistent copy of all catalogue changes, while calls go on. RESOURCE_EXHAUSTED: the disk is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,13 +48,19 @@ class RetrieverServiceStub:
     INVALID_ARGUMENT: no id or over 1,000. FAILED_PRECONDITION: `bundle_id` is not loaded.
     """
     UpsertItems: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.RetrieverServiceUpsertItemsRequest, _retriever_pb2.RetrieverServiceUpsertItemsResponse]
-    """Adds items or replaces their metadata. UNIMPLEMENTED in this version."""
+    """Adds items, or changes items that are known; durable when answered, and seen by the next call. The same request
+    twice leaves the same state. An item that is refused has its own status; the others of the batch go in.
+    INVALID_ARGUMENT: no item or over 1,000, an unknown column in `update_mask`. FAILED_PRECONDITION: `bundle_id` is not
+    loaded. RESOURCE_EXHAUSTED: too many changes wait, or the disk is full; nothing of the batch was kept.
+    """
     DeleteItems: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.RetrieverServiceDeleteItemsRequest, _retriever_pb2.RetrieverServiceDeleteItemsResponse]
-    """Removes items from every answer. UNIMPLEMENTED in this version."""
+    """Removes items from every answer, of later bundles too, until they are added again. Durable when answered.
+    INVALID_ARGUMENT: no id or over 1,000. RESOURCE_EXHAUSTED: as for `UpsertItems`.
+    """
     GetIndexInfo: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.GetIndexInfoRequest, _retriever_pb2.GetIndexInfoResponse]
     """What is loaded: bundle, size, schema, limits."""
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.CreateSnapshotRequest, _retriever_pb2.CreateSnapshotResponse]
-    """Writes a consistent copy of the live catalogue. UNIMPLEMENTED in this version."""
+    """Writes a consistent copy of all catalogue changes, while calls go on. RESOURCE_EXHAUSTED: the disk is full."""
 
 @_typing.type_check_only
 class RetrieverServiceAsyncStub(RetrieverServiceStub):
@@ -76,13 +82,19 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     INVALID_ARGUMENT: no id or over 1,000. FAILED_PRECONDITION: `bundle_id` is not loaded.
     """
     UpsertItems: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RetrieverServiceUpsertItemsRequest, _retriever_pb2.RetrieverServiceUpsertItemsResponse]  # type: ignore[assignment]
-    """Adds items or replaces their metadata. UNIMPLEMENTED in this version."""
+    """Adds items, or changes items that are known; durable when answered, and seen by the next call. The same request
+    twice leaves the same state. An item that is refused has its own status; the others of the batch go in.
+    INVALID_ARGUMENT: no item or over 1,000, an unknown column in `update_mask`. FAILED_PRECONDITION: `bundle_id` is not
+    loaded. RESOURCE_EXHAUSTED: too many changes wait, or the disk is full; nothing of the batch was kept.
+    """
     DeleteItems: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RetrieverServiceDeleteItemsRequest, _retriever_pb2.RetrieverServiceDeleteItemsResponse]  # type: ignore[assignment]
-    """Removes items from every answer. UNIMPLEMENTED in this version."""
+    """Removes items from every answer, of later bundles too, until they are added again. Durable when answered.
+    INVALID_ARGUMENT: no id or over 1,000. RESOURCE_EXHAUSTED: as for `UpsertItems`.
+    """
     GetIndexInfo: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetIndexInfoRequest, _retriever_pb2.GetIndexInfoResponse]  # type: ignore[assignment]
     """What is loaded: bundle, size, schema, limits."""
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateSnapshotRequest, _retriever_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
-    """Writes a consistent copy of the live catalogue. UNIMPLEMENTED in this version."""
+    """Writes a consistent copy of all catalogue changes, while calls go on. RESOURCE_EXHAUSTED: the disk is full."""
 
 class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finds catalogue items near a vector, or popular ones, that pass a filter."""
@@ -125,7 +137,11 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.RetrieverServiceUpsertItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retriever_pb2.RetrieverServiceUpsertItemsResponse, _abc.Awaitable[_retriever_pb2.RetrieverServiceUpsertItemsResponse]]:
-        """Adds items or replaces their metadata. UNIMPLEMENTED in this version."""
+        """Adds items, or changes items that are known; durable when answered, and seen by the next call. The same request
+        twice leaves the same state. An item that is refused has its own status; the others of the batch go in.
+        INVALID_ARGUMENT: no item or over 1,000, an unknown column in `update_mask`. FAILED_PRECONDITION: `bundle_id` is not
+        loaded. RESOURCE_EXHAUSTED: too many changes wait, or the disk is full; nothing of the batch was kept.
+        """
 
     @_abc_1.abstractmethod
     def DeleteItems(
@@ -133,7 +149,9 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.RetrieverServiceDeleteItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retriever_pb2.RetrieverServiceDeleteItemsResponse, _abc.Awaitable[_retriever_pb2.RetrieverServiceDeleteItemsResponse]]:
-        """Removes items from every answer. UNIMPLEMENTED in this version."""
+        """Removes items from every answer, of later bundles too, until they are added again. Durable when answered.
+        INVALID_ARGUMENT: no id or over 1,000. RESOURCE_EXHAUSTED: as for `UpsertItems`.
+        """
 
     @_abc_1.abstractmethod
     def GetIndexInfo(
@@ -149,6 +167,6 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.CreateSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retriever_pb2.CreateSnapshotResponse, _abc.Awaitable[_retriever_pb2.CreateSnapshotResponse]]:
-        """Writes a consistent copy of the live catalogue. UNIMPLEMENTED in this version."""
+        """Writes a consistent copy of all catalogue changes, while calls go on. RESOURCE_EXHAUSTED: the disk is full."""
 
 def add_RetrieverServiceServicer_to_server(servicer: RetrieverServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

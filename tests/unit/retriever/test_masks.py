@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 from bundle_factory import make_catalogue
 
-from clozerec_core.catalogue import ColumnType
+from clozerec_core.catalogue import Catalogue, ColumnType
 from clozerec_core.predicate import EVERYTHING, AnyOf, Compare, Negation, Operator
 from clozerec_retriever.masks import MAX_CACHED_TEXT, RowMasks
 
 SCHEMA = {"brand": ColumnType.STRING, "year": ColumnType.INTEGER, "genres": ColumnType.STRING_LIST}
+
+
+def masks_of(catalogue: Catalogue) -> RowMasks:
+    return RowMasks(catalogue.frame, catalogue.schema, len(catalogue))
 
 
 @pytest.fixture
@@ -19,7 +23,7 @@ def masks() -> RowMasks:
         "year": [1990, 2000, None, 2010],
         "genres": [["x", "y"], [], None, ["y", "y"]],
     }
-    return RowMasks(make_catalogue(columns, SCHEMA))
+    return masks_of(make_catalogue(columns, SCHEMA))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +56,7 @@ def test_combinations_of_nothing(masks: RowMasks) -> None:
 
 def test_a_column_without_any_value_is_missing_everywhere() -> None:
     nothing = {"brand": [None, None], "year": [None, None], "genres": [None, []]}
-    masks = RowMasks(make_catalogue(nothing, SCHEMA))
+    masks = masks_of(make_catalogue(nothing, SCHEMA))
     assert not masks.passing(Compare("brand", Operator.NE, ("a",))).any()
     assert not masks.passing(Compare("year", Operator.LTE, (0,))).any()
     assert masks.passing(Compare("genres", Operator.NE, ("a",))).tolist() == [False, True]

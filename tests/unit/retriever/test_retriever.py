@@ -13,6 +13,7 @@ from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import BadRequest, BundleMismatch, UnknownItem
 from clozerec_core.predicate import AnyOf, Compare, Operator
 from clozerec_retriever.retriever import Found, Retriever, Selection
+from clozerec_retriever.shelf import Shelf
 
 SCHEMA = {"title": ColumnType.STRING, "year": ColumnType.INTEGER}
 ALIEN, BRAZIL, CUBE, DUNE, EMPTY = "alien", "brazil", "cube", "dune", "empty"
@@ -97,10 +98,10 @@ def test_an_unknown_item_is_not_found(retriever: Retriever) -> None:
 
 
 def test_another_bundle_is_refused_and_the_empty_name_means_this_one(retriever: Retriever) -> None:
-    retriever.check_bundle("")
-    retriever.check_bundle("tiny")
+    shelf = Shelf(retriever)
+    assert shelf.get("") is shelf.get("tiny") is retriever
     with pytest.raises(BundleMismatch, match='"other" is not loaded; the current one is "tiny"'):
-        retriever.check_bundle("other")
+        shelf.get("other")
 
 
 def test_top_k_over_a_thousand_is_refused_never_clamped(retriever: Retriever) -> None:
@@ -148,9 +149,7 @@ def test_metadata_fields(retriever: Retriever) -> None:
 
 
 def test_stored_items(retriever: Retriever) -> None:
-    assert retriever.rows([DUNE, "nobody", ALIEN]) == [3, None, 0]
-    assert retriever.content(1).tolist() == [4, 5, 6]
-    assert retriever.content(4).tolist() == []
-    for item_ids in ([], [ALIEN] * 1_001):
-        with pytest.raises(BadRequest, match=r"item_ids: expected 1 to 1,000 ids"):
-            retriever.rows(item_ids)
+    live = retriever.live
+    assert [live.row_of(item_id) for item_id in (DUNE, "nobody", ALIEN)] == [3, None, 0]
+    assert live.content(1, None).tolist() == [4, 5, 6]
+    assert live.content(4, None).tolist() == []

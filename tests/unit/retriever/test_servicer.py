@@ -22,8 +22,7 @@ from clozerec_core.errors import DeadlineExceeded
 from clozerec_core.request_context import handling
 from clozerec_core.rpc import GrpcServer
 from clozerec_core.rpc_client import LocalStub
-from clozerec_retriever.retriever import Retriever
-from clozerec_retriever.servicer import RetrieverServicer, build
+from clozerec_retriever.servicer import build
 from clozerec_retriever.settings import RetrieverSettings
 
 SCHEMA = {"title": ColumnType.STRING, "year": ColumnType.INTEGER, "genres": ColumnType.STRING_LIST}
@@ -48,8 +47,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-async def stub(bundle: Bundle) -> AsyncIterator[Any]:
-    settings = RetrieverSettings(bundle=bundle.path, grpc_port=0, grace_s=0)
+async def stub(bundle: Bundle, tmp_path: Path) -> AsyncIterator[Any]:
+    settings = RetrieverSettings(bundle=bundle.path, state_dir=tmp_path, grpc_port=0, grace_s=0)
     servicer = build(bundle, settings)
     server = GrpcServer([servicer.service()], settings)
     port = await server.start()
@@ -192,15 +191,6 @@ async def test_bad_popularity_and_item_requests_are_refused_by_field(stub: Any) 
     assert await refusal(call) == (grpc.StatusCode.INVALID_ARGUMENT, ["item_ids"])
 
 
-async def test_catalogue_changes_are_unimplemented_for_now(stub: Any) -> None:
-    for call in (
-        stub.UpsertItems(retriever_pb2.RetrieverServiceUpsertItemsRequest(), timeout=5),
-        stub.DeleteItems(retriever_pb2.RetrieverServiceDeleteItemsRequest(), timeout=5),
-        stub.CreateSnapshot(retriever_pb2.CreateSnapshotRequest(), timeout=5),
-    ):
-        assert await refusal(call) == (grpc.StatusCode.UNIMPLEMENTED, [])
-
-
 async def test_answers_at_once_are_the_answers_one_by_one(stub: Any) -> None:
     requests = [retriever_pb2.SearchRequest(item_id=f"i{row}", top_k=3) for row in range(3)] * 20
     one_by_one = [await stub.Search(request, timeout=5) for request in requests]
@@ -208,15 +198,15 @@ async def test_answers_at_once_are_the_answers_one_by_one(stub: Any) -> None:
     assert at_once == one_by_one
 
 
-async def test_the_servicer_answers_within_the_process_too(bundle: Bundle) -> None:
-    servicer = RetrieverServicer(Retriever.open(bundle), search_threads=1)
+async def test_the_servicer_answers_within_the_process_too(bundle: Bundle, tmp_path: Path) -> None:
+    servicer = build(bundle, RetrieverSettings(bundle=bundle.path, state_dir=tmp_path, search_threads=1))
     response = await LocalStub(servicer).Search(retriever_pb2.SearchRequest(item_id="i0", top_k=1), timeout=5)
     assert response.candidates[0].item_id == "i1"
     servicer.close()
 
 
-async def test_work_whose_caller_has_run_out_of_time_is_dropped(bundle: Bundle) -> None:
-    servicer = RetrieverServicer(Retriever.open(bundle), search_threads=1)
+async def test_work_whose_caller_has_run_out_of_time_is_dropped(bundle: Bundle, tmp_path: Path) -> None:
+    servicer = build(bundle, RetrieverSettings(bundle=bundle.path, state_dir=tmp_path, search_threads=1))
     with handling({}, timeout_s=0), pytest.raises(DeadlineExceeded, match="deadline passed"):
         await servicer.Search(retriever_pb2.SearchRequest(item_id="i0"), None)
     servicer.close()

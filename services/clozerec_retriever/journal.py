@@ -1,0 +1,351 @@
+"""The journal: every change to the catalogue that callers made, durable before it is acknowledged.
+
+One SQLite file, one row an item, holding what the callers last said of it: typed cells, *content* vector, the text
+model that made it, and the text. Vectors of a bundle's own space are never stored, so the journal outlives bundles.
+Deletions stay as rows, because the next bundle may know the item again. WAL with full syncs: what `commit` returned
+survives the process and the power.
+
+Not for several threads at once: `writer.py` owns the one writing thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from clozerec_core.catalogue import ColumnType, Schema
+from clozerec_core.errors import BadJournal, StorageFull, UsageError
+from clozerec_core.hybrid import Floats
+from clozerec_core.metadata import Cells, cells_from_text, cells_to_text
+from clozerec_core.telemetry import get_logger
+from clozerec_retriever.wal import frames_in
+
+JOURNAL_FILE = "catalogue.sqlite"
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS schemas (
+  schema_id INTEGER PRIMARY KEY,
+  columns   TEXT NOT NULL UNIQUE   -- JSON: column to type
+);
+CREATE TABLE IF NOT EXISTS items (
+  ordinal       INTEGER PRIMARY KEY,   -- order of first appearance; breaks ties between day-zero items
+  item_id       TEXT NOT NULL UNIQUE,
+  deleted       INTEGER NOT NULL,
+  cells         TEXT NOT NULL,         -- JSON: the columns that callers spoke of
+  schema_id     INTEGER NOT NULL REFERENCES schemas,
+  content       BLOB,                  -- little-endian float32; NULL: as the bundle has it; empty: no text
+  text_model    TEXT NOT NULL,
+  text          TEXT NOT NULL,
+  changed_at_us INTEGER NOT NULL,      -- microseconds since the epoch
+  checksum      INTEGER NOT NULL       -- CRC-32 of the row
+);
+"""
+_FIELDS = "ordinal, item_id, deleted, cells, schema_id, content, text_model, text, changed_at_us, checksum"
+_FULL = frozenset({sqlite3.SQLITE_FULL})
+MAX_IDS_PER_QUERY = 30_000
+"""SQLite takes 32,766 parameters in one statement."""
+
+log = get_logger("journal")
+
+_Row = tuple[int, str, int, str, int, bytes | None, str, str, int, int]
+
+
+@dataclass(frozen=True)
+class Put:
+    """A caller's upsert of one item, typed and checked."""
+
+    item_id: str
+    cells: Cells
+    masked: bool = False
+    """Change the named cells only, of an item that is known; else the cells replace all metadata, and `content` too."""
+    content: Floats | None = None
+    """[C]; empty: no text; None: leave it as it is."""
+    text_model: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A caller's deletion of one item."""
+
+    item_id: str
+
+
+Change = Put | Drop
+
+
+@dataclass(frozen=True)
+class ItemRecord:
+    """What the journal says of an item."""
+
+    ordinal: int
+    item_id: str
+    deleted: bool
+    cells: Cells
+    kinds: Schema
+    """The types that the cells have."""
+    content: Floats | None
+    """[C]; empty: no text; None: as the bundle has it."""
+    text_model: str
+    text: str
+    changed_at_us: int
+
+
+class Journal:
+    """An open journal. Holds a lock on its directory, for two processes would not see each other's changes."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open or create `directory/catalogue.sqlite`.
+
+        Raises:
+            UsageError: the directory cannot be written, or another process has it.
+            BadJournal: the file is damaged.
+        """
+        self.path = directory / JOURNAL_FILE
+        self._lock = _lock(directory)
+        try:
+            num_frames = frames_in(self.path.with_name(JOURNAL_FILE + "-wal"))
+            self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            with self._faults():
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute("PRAGMA synchronous = FULL")
+                self._say_what_was_torn(num_frames)
+                self._connection.executescript(_TABLES)
+                self._schemas = self._read_schemas()
+                (last,) = self._connection.execute("SELECT coalesce(max(ordinal), -1) FROM items").fetchone()
+        except BaseException:
+            self._lock.close()
+            raise
+        self._next_ordinal: int = last + 1
+
+    def close(self) -> None:
+        """Fold the log into the file and let another process have the directory."""
+        self._connection.close()
+        self._lock.close()
+
+    def records(self) -> Iterator[ItemRecord]:
+        """Every item that was ever changed, in order of first appearance; a damaged row is left out and logged."""
+        with self._faults():
+            for row in self._connection.execute(f"SELECT {_FIELDS} FROM items ORDER BY ordinal"):  # noqa: S608
+                if _checksum(row) == row[-1]:
+                    yield self._record(row)
+                else:
+                    log.error("journal_row_damaged", path=str(self.path), item_id=row[1])
+
+    def commit(
+        self, changes: Sequence[Change], schema: Schema, is_in_bundle: Callable[[str], bool]
+    ) -> list[ItemRecord | None]:
+        """Write changes in one transaction, synced to disk; what each left, None where a masked item is unknown.
+
+        Args:
+            changes: in the order in which they happen; an item may appear more than once.
+            schema: the types of the changes' cells.
+            is_in_bundle: whether an item that the journal has never seen is known all the same.
+
+        Raises:
+            StorageFull: the disk is full; nothing was written.
+            BadJournal: the disk failed; nothing was written.
+        """
+        now_us = int(datetime.now(UTC).timestamp() * 1e6)
+        with self._transaction():
+            schema_id = self._schema_id(schema)
+            before = self._latest({change.item_id for change in changes})
+            results: list[ItemRecord | None] = []
+            after: dict[str, ItemRecord] = {}
+            for change in changes:
+                record = self._after(change, before.get(change.item_id), schema, now_us, is_in_bundle)
+                results.append(record)
+                if record is not None:
+                    before[change.item_id] = after[change.item_id] = record
+            marks = ", ".join("?" * 10)
+            self._connection.executemany(
+                f"INSERT OR REPLACE INTO items ({_FIELDS}) VALUES ({marks})",  # noqa: S608
+                [_row(record, schema_id) for record in after.values()],
+            )
+        return results
+
+    def get(self, item_ids: Sequence[str]) -> dict[str, ItemRecord]:
+        """The records of those of the ids that the journal has. Safe beside the writing thread."""
+        with self._reading() as connection:
+            return {row[1]: self._record(row) for row in _select(connection, list(item_ids))}
+
+    def snapshot(self, directory: Path) -> Path:
+        """Write a consistent copy into `directory`, synced, while changes go on. Safe beside the writing thread.
+
+        Raises:
+            StorageFull: the disk is full.
+        """
+        directory.mkdir(exist_ok=True)
+        name = f"catalogue-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.sqlite"
+        staging = directory / f".{name}"
+        try:
+            with self._faults(), self._reading() as connection:
+                connection.execute("VACUUM INTO ?", (str(staging),))
+            with staging.open("rb") as file:
+                os.fsync(file.fileno())
+            staging.rename(directory / name)
+        finally:
+            staging.unlink(missing_ok=True)
+        return directory / name
+
+    def _after(
+        self,
+        change: Change,
+        before: ItemRecord | None,
+        schema: Schema,
+        now_us: int,
+        is_in_bundle: Callable[[str], bool],
+    ) -> ItemRecord | None:
+        gone = before is not None and before.deleted
+        if isinstance(change, Put) and change.masked and (gone or (not before and not is_in_bundle(change.item_id))):
+            return None
+        ordinal = before.ordinal if before else self._take_ordinal()
+        if isinstance(change, Drop):
+            return ItemRecord(ordinal, change.item_id, True, {}, schema, None, "", "", now_us)
+        put = ItemRecord(
+            ordinal, change.item_id, False, change.cells, schema, change.content, change.text_model, change.text, now_us
+        )
+        if not change.masked or before is None:
+            return put
+        kept = {name: cell for name, cell in before.cells.items() if before.kinds.get(name) is schema.get(name)}
+        content, text_model, text = put.content, put.text_model, put.text
+        if content is None:
+            content, text_model, text = before.content, before.text_model, before.text
+        return ItemRecord(
+            ordinal, change.item_id, False, kept | change.cells, schema, content, text_model, text, now_us
+        )
+
+    def _take_ordinal(self) -> int:
+        self._next_ordinal += 1
+        return self._next_ordinal - 1
+
+    def _latest(self, item_ids: set[str]) -> dict[str, ItemRecord]:
+        return {row[1]: self._record(row) for row in _select(self._connection, sorted(item_ids))}
+
+    def _record(self, row: _Row) -> ItemRecord:
+        ordinal, item_id, deleted, cells, schema_id, content, text_model, text, changed_at_us, _ = row
+        return ItemRecord(
+            ordinal=ordinal,
+            item_id=item_id,
+            deleted=bool(deleted),
+            cells=cells_from_text(cells),
+            kinds=self._schemas[schema_id],
+            content=None if content is None else np.frombuffer(content, "<f4"),
+            text_model=text_model,
+            text=text,
+            changed_at_us=changed_at_us,
+        )
+
+    def _schema_id(self, schema: Schema) -> int:
+        for schema_id, known in self._schemas.items():
+            if known == schema:
+                return schema_id
+        columns = json.dumps({name: kind.value for name, kind in schema.items()}, ensure_ascii=False)
+        self._connection.execute("INSERT OR IGNORE INTO schemas (columns) VALUES (?)", (columns,))
+        self._schemas = self._read_schemas()
+        return self._schema_id(schema)
+
+    def _read_schemas(self) -> dict[int, dict[str, ColumnType]]:
+        return {
+            schema_id: {name: ColumnType(kind) for name, kind in json.loads(columns).items()}
+            for schema_id, columns in self._connection.execute("SELECT schema_id, columns FROM schemas")
+        }
+
+    def _say_what_was_torn(self, num_frames: int) -> None:
+        """SQLite replays its log to the last whole transaction and is silent about the rest."""
+        _, num_whole, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if num_frames > num_whole:
+            log.warning("journal_tail_torn", path=str(self.path), whole=num_whole, left_out=num_frames - num_whole)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        next_ordinal = self._next_ordinal
+        with self._faults():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._next_ordinal = next_ordinal
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                self._schemas = self._read_schemas()
+                raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode in _FULL:
+                raise StorageFull(
+                    "the disk of the catalogue's journal is full; free some space and send it again"
+                ) from error
+            log.error("journal_failed", path=str(self.path), error=str(error))
+            raise BadJournal(
+                f"{JOURNAL_FILE} in the retriever's state directory cannot be used; put a snapshot in its place, or "
+                "move it away to start without live changes"
+            ) from error
+
+
+def _lock(directory: Path) -> IO[bytes]:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "catalogue.lock").open("wb")
+    except OSError as error:
+        raise UsageError(f"cannot write to state directory {directory}: {error.strerror}; set another") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise UsageError(
+            f"another retriever uses state directory {directory}; give each a directory of its own"
+        ) from None
+    return file
+
+
+def _select(connection: sqlite3.Connection, item_ids: list[str]) -> Iterator[_Row]:
+    for start in range(0, len(item_ids), MAX_IDS_PER_QUERY):
+        some = item_ids[start : start + MAX_IDS_PER_QUERY]
+        marks = ", ".join("?" * len(some))
+        yield from connection.execute(f"SELECT {_FIELDS} FROM items WHERE item_id IN ({marks})", some)  # noqa: S608
+
+
+def _row(record: ItemRecord, schema_id: int) -> _Row:
+    row: _Row = (
+        record.ordinal,
+        record.item_id,
+        int(record.deleted),
+        cells_to_text(record.cells),
+        schema_id,
+        None if record.content is None else record.content.astype("<f4").tobytes(),
+        record.text_model,
+        record.text,
+        record.changed_at_us,
+        0,
+    )
+    return (*row[:-1], _checksum(row))
+
+
+def _checksum(row: _Row) -> int:
+    *values, _ = row
+    return zlib.crc32(b"\x00".join(part if isinstance(part, bytes) else str(part).encode() for part in values))

@@ -1,0 +1,149 @@
+"""The one thread that changes the catalogue: it takes what callers sent meanwhile, commits it in one transaction, lets
+every loaded bundle show it, and only then acknowledges.
+
+Waiting for the disk costs the same for one change and for thousands, so whatever waits goes together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from clozerec_core.catalogue import Schema
+from clozerec_core.errors import ClozerecError, Overloaded
+from clozerec_core.telemetry import get_logger
+from clozerec_retriever.journal import Change, ItemRecord, Journal
+
+MAX_WAITING = 20_000
+"""Changes that may wait for the disk; beyond it callers hear at once that it is too much."""
+
+MAX_TOGETHER = 5_000
+"""Changes committed in one transaction: more would only make the first of them wait."""
+
+Results = list[ItemRecord | None]
+
+log = get_logger("writer")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    changes: Sequence[Change]
+    schema: Schema
+    is_in_bundle: Callable[[str], bool]
+    done: Future[Results]
+
+
+class JournalWriter:
+    """Makes changes durable and visible, in the order in which they came."""
+
+    def __init__(
+        self, journal: Journal, show: Callable[[Sequence[ItemRecord]], None], tidy: Callable[[], None]
+    ) -> None:
+        """
+        Args:
+            journal: written by this object's thread alone from now on.
+            show: makes records visible to the next search.
+            tidy: background work that changes cause; called on a thread of its own after they are acknowledged.
+        """
+        self._journal = journal
+        self._show = show
+        self._tidy = tidy
+        self._queue: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._num_waiting = 0
+        self._count = threading.Lock()
+        self._changed = threading.Event()
+        self._closing = False
+        self._threads = [
+            threading.Thread(target=self._write, name="journal"),
+            threading.Thread(target=self._keep_tidy, name="fold"),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def write(self, changes: Sequence[Change], schema: Schema, is_in_bundle: Callable[[str], bool]) -> Results:
+        """What each change left, None where a masked item is unknown; durable and visible when it returns.
+
+        Raises:
+            Overloaded: too many changes wait.
+            StorageFull, BadJournal: nothing of these changes was kept.
+        """
+        return await asyncio.shield(asyncio.wrap_future(self.submit(changes, schema, is_in_bundle)))
+
+    def submit(self, changes: Sequence[Change], schema: Schema, is_in_bundle: Callable[[str], bool]) -> Future[Results]:
+        """`write` for callers without an event loop."""
+        with self._count:
+            if self._num_waiting + len(changes) > MAX_WAITING:
+                raise Overloaded(f"{self._num_waiting:,} catalogue changes wait for the disk; try again")
+            self._num_waiting += len(changes)
+        done: Future[Results] = Future()
+        self._queue.put(_Batch(changes, schema, is_in_bundle, done))
+        return done
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self._queue.put(None)
+        self._threads[0].join()
+        self._closing = True
+        self._changed.set()
+        self._threads[1].join()
+
+    def _write(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batches, last = self._waiting(first)
+            for group in _of_one_schema(batches):
+                self._commit(group)
+            with self._count:
+                self._num_waiting -= sum(len(batch.changes) for batch in batches)
+            self._changed.set()
+            if last:
+                return
+
+    def _waiting(self, first: _Batch) -> tuple[list[_Batch], bool]:
+        """The first batch and those that came while the last ones were written; whether the end came too."""
+        batches, size = [first], len(first.changes)
+        while size < MAX_TOGETHER:
+            try:
+                batch = self._queue.get_nowait()
+            except Empty:
+                break
+            if batch is None:
+                return batches, True
+            batches.append(batch)
+            size += len(batch.changes)
+        return batches, False
+
+    def _commit(self, batches: Sequence[_Batch]) -> None:
+        """One transaction for batches of one schema."""
+        changes = [change for batch in batches for change in batch.changes]
+        try:
+            results = self._journal.commit(changes, batches[0].schema, batches[0].is_in_bundle)
+            self._show([record for record in results if record is not None])
+        except ClozerecError as error:
+            for batch in batches:
+                batch.done.set_exception(error)
+            return
+        start = 0
+        for batch in batches:
+            batch.done.set_result(results[start : start + len(batch.changes)])
+            start += len(batch.changes)
+
+    def _keep_tidy(self) -> None:
+        while not self._closing:
+            self._changed.wait()
+            self._changed.clear()
+            self._tidy()
+
+
+def _of_one_schema(batches: Sequence[_Batch]) -> list[list[_Batch]]:
+    """Neighbours that were typed by the same bundle's schema; two bundles are loaded during a roll-out only."""
+    groups: list[list[_Batch]] = []
+    for batch in batches:
+        if groups and groups[-1][0].schema is batch.schema:
+            groups[-1].append(batch)
+        else:
+            groups.append([batch])
+    return groups

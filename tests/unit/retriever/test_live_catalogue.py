@@ -1,0 +1,417 @@
+"""The catalogue while it changes: what callers see after upserts and deletions, after restarts, over other bundles."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundle_factory import make_catalogue, text_info, write_bundle
+from google.protobuf import json_format
+from google.rpc import code_pb2
+
+from clozerec.v1 import filter_pb2, retriever_pb2
+from clozerec_core.bundle import Bundle
+from clozerec_core.catalogue import ColumnType
+from clozerec_core.errors import BadRequest, BundleMismatch, UnknownItem, UsageError
+from clozerec_core.rpc_client import LocalStub
+from clozerec_retriever.journal import JOURNAL_FILE
+from clozerec_retriever.servicer import build
+from clozerec_retriever.settings import RetrieverSettings
+
+SCHEMA = {
+    "title": ColumnType.STRING,
+    "price": ColumnType.FLOAT,
+    "stock": ColumnType.INTEGER,
+    "genres": ColumnType.STRING_LIST,
+    "out": ColumnType.DATETIME,
+}
+COLUMNS: dict[str, list[object]] = {
+    "title": ["Alien", "Brazil", "Cube"],
+    "price": [9.5, 5.0, None],
+    "stock": [1, 0, 2],
+    "genres": [["Horror", "Sci-Fi"], [], ["Horror"]],
+    "out": [None, None, None],
+}
+IDS = ["alien", "brazil", "cube"]
+VECTORS = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
+CONTENT = np.array([[1, 0], [1, 1], [0, 2]], np.float32)
+EARLY, LATE = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
+
+
+def shop(output_dir: Path, bundle_id: str = "tiny", created_at: str = EARLY, **changes: Any) -> Bundle:
+    """A bundle older than any change of these tests, unless it says otherwise."""
+    schema = changes.pop("schema", SCHEMA)
+    columns = changes.pop("columns", COLUMNS)
+    text = changes.pop("text", text_info(2))
+    catalogue = make_catalogue({name: columns[name] for name in schema}, schema, IDS)
+    payload = {"display_name": "title"}
+    return write_bundle(
+        output_dir,
+        catalogue,
+        VECTORS,
+        [1, 4, 2],
+        CONTENT,
+        bundle_id=bundle_id,
+        created_at=created_at,
+        text=text,
+        payload=payload,
+    )
+
+
+class Caller:
+    """Calls a retriever within the process."""
+
+    def __init__(self, stub: Any) -> None:
+        self.stub = stub
+
+    async def upsert(self, *items: dict[str, Any], mask: Sequence[str] | None = None) -> list[int]:
+        """The codes of the items' statuses; their messages are in `said`."""
+        request = retriever_pb2.RetrieverServiceUpsertItemsRequest(items=[item_of(**item) for item in items])
+        if mask is not None:
+            request.update_mask.SetInParent()
+            request.update_mask.paths.extend(mask)
+        response = await self.stub.UpsertItems(request, timeout=5)
+        assert [status.item_id for status in response.statuses] == [item["item_id"] for item in items]
+        self.said = [status.message for status in response.statuses]
+        return [status.code for status in response.statuses]
+
+    async def delete(self, *item_ids: str) -> list[int]:
+        request = retriever_pb2.RetrieverServiceDeleteItemsRequest(item_ids=item_ids)
+        return [status.code for status in (await self.stub.DeleteItems(request, timeout=5)).statuses]
+
+    async def near(self, *intent: float, where: filter_pb2.Filter | None = None, top_k: int = 10) -> list[str]:
+        request = retriever_pb2.SearchRequest(
+            bundle_id=await self.bundle_id(), intent=intent, filter=where, top_k=top_k
+        )
+        return [found.item_id for found in (await self.stub.Search(request, timeout=5)).candidates]
+
+    async def popular(self, where: filter_pb2.Filter | None = None) -> list[tuple[str, float]]:
+        response = await self.stub.ListPopular(retriever_pb2.ListPopularRequest(filter=where, top_k=10), timeout=5)
+        return [(found.item_id, round(found.score, 4)) for found in response.candidates]
+
+    async def item(self, item_id: str) -> retriever_pb2.StoredItem:
+        request = retriever_pb2.RetrieverServiceGetItemsRequest(item_ids=[item_id], include_content=True)
+        (item,) = (await self.stub.GetItems(request, timeout=5)).items
+        return item
+
+    async def metadata(self, item_id: str) -> dict[str, Any]:
+        return json_format.MessageToDict((await self.item(item_id)).metadata)
+
+    async def info(self) -> retriever_pb2.GetIndexInfoResponse:
+        return await self.stub.GetIndexInfo(retriever_pb2.GetIndexInfoRequest(), timeout=5)
+
+    async def bundle_id(self) -> str:
+        return (await self.info()).bundle_id
+
+
+def item_of(
+    item_id: str,
+    metadata: dict[str, Any] | None = None,
+    content: Sequence[float] = (),
+    text_model: str | None = None,
+    text: str = "",
+) -> retriever_pb2.CatalogueItem:
+    model = text_model if text_model is not None else "mini" if content else ""
+    item = retriever_pb2.CatalogueItem(item_id=item_id, content=content, text_model=model, text=text)
+    item.metadata.update(metadata or {})
+    return item
+
+
+def condition(column: str, operator: str, **value: Any) -> filter_pb2.Filter:
+    return filter_pb2.Filter(
+        condition=filter_pb2.Condition(
+            column=column, operator=f"OPERATOR_{operator}", values=[filter_pb2.Value(**value)] if value else []
+        )
+    )
+
+
+@asynccontextmanager
+async def running(bundle: Bundle, state_dir: Path) -> AsyncIterator[Caller]:
+    servicer = build(bundle, RetrieverSettings(bundle=bundle.path, state_dir=state_dir))
+    try:
+        yield Caller(LocalStub(servicer))
+    finally:
+        servicer.close()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return shop(tmp_path_factory.mktemp("shop"))
+
+
+DUNE: dict[str, Any] = {
+    "item_id": "dune",
+    "metadata": {"title": "Dune", "price": 12, "stock": 3, "genres": ["Sci-Fi"], "out": "2021-09-15"},
+    "content": [0, 1],
+    "text": "Dune. Sci-Fi",
+}
+DUNE_METADATA = {"title": "Dune", "price": 12.0, "stock": 3.0, "genres": ["Sci-Fi"], "out": "2021-09-15T00:00:00Z"}
+
+
+async def test_a_new_item_is_found_by_every_way_to_look(bundle: Bundle, tmp_path: Path) -> None:
+    async with running(bundle, tmp_path) as caller:
+        assert await caller.upsert(DUNE) == [0]
+        assert await caller.near(0, 1) == ["cube", "dune", "brazil", "alien"]
+        assert await caller.near(0, 1, where=condition("out", "EXISTS", bool_value=True)) == ["dune"]
+        assert await caller.near(0, 1, where=condition("price", "GT", float_value=9)) == ["dune", "alien"]
+        assert await caller.popular() == [("brazil", 1.0), ("cube", 0.5), ("alien", 0.25), ("dune", 0.0)]
+        dune = await caller.item("dune")
+        assert (dune.display_name, dune.day_zero, dune.text, dune.text_model) == ("Dune", True, "Dune. Sci-Fi", "mini")
+        assert list(dune.content) == [0, 1]
+        assert await caller.metadata("dune") == DUNE_METADATA
+        similar = await caller.stub.Search(retriever_pb2.SearchRequest(item_id="dune", top_k=1), timeout=5)
+        assert [(found.item_id, found.row) for found in similar.candidates] == [("cube", 2)]
+        info = await caller.info()
+        assert (info.num_items, info.num_day_zero_items, list(info.loaded_bundle_ids)) == (4, 1, ["tiny"])
+
+
+async def test_the_same_upsert_twice_leaves_the_same_state(bundle: Bundle, tmp_path: Path) -> None:
+    async with running(bundle, tmp_path) as caller:
+        await caller.upsert(DUNE)
+        before = await caller.near(0, 1), await caller.item("dune"), await caller.info()
+        await caller.upsert(DUNE, DUNE)
+        assert (await caller.near(0, 1), await caller.item("dune"), await caller.info()) == before
+
+
+async def test_an_upsert_replaces_metadata_and_a_mask_changes_only_what_it_names(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    async with running(bundle, tmp_path) as caller:
+        await caller.upsert(DUNE)
+        assert await caller.upsert(
+            {"item_id": "dune", "metadata": {"price": 1}},
+            {"item_id": "alien", "metadata": {"price": 2, "stock": 7}},
+            mask=["price"],
+        ) == [0, 0]
+        assert await caller.metadata("dune") == DUNE_METADATA | {"price": 1}
+        assert await caller.metadata("alien") == {
+            "title": "Alien", "price": 2, "stock": 1, "genres": ["Horror", "Sci-Fi"], "out": None
+        }  # fmt: skip
+        assert await caller.near(1, 0, where=condition("price", "LTE", float_value=2)) == ["alien", "dune"]
+        assert list((await caller.item("dune")).content) == [0, 1]
+        await caller.upsert({"item_id": "dune", "metadata": {}}, mask=["title"])
+        assert (await caller.item("dune")).display_name == "dune"
+        await caller.upsert(DUNE | {"metadata": {"stock": 5}})
+        assert await caller.metadata("dune") == dict.fromkeys(SCHEMA) | {"stock": 5}
+
+
+async def test_a_mask_never_makes_an_item_that_is_not_there(bundle: Bundle, tmp_path: Path) -> None:
+    async with running(bundle, tmp_path) as caller:
+        await caller.delete("alien")
+        change = {"metadata": {"price": 1}}
+        codes = await caller.upsert(
+            {"item_id": "nobody", **change},
+            {"item_id": "alien", **change},
+            {"item_id": "cube", **change},
+            mask=["price"],
+        )
+        assert codes == [code_pb2.NOT_FOUND, code_pb2.NOT_FOUND, 0]
+        assert "without update_mask" in caller.said[0]
+        assert not (await caller.item("alien")).known
+        assert (await caller.info()).num_items == 2
+
+
+async def test_a_known_item_keeps_its_behaviour_and_moves_with_its_text(bundle: Bundle, tmp_path: Path) -> None:
+    """Alien is [1, 0] with content [1, 0], so its behaviour is zero; Brazil's, [.8, .6] - [1, 1], is not."""
+    async with running(bundle, tmp_path) as caller:
+        await caller.upsert({"item_id": "alien", "metadata": {"title": "Alien"}, "content": [0, -3]})
+        await caller.upsert({"item_id": "brazil", "metadata": {"title": "Brazil"}, "content": [1.2, 0.4]})
+        response = await caller.stub.Search(
+            retriever_pb2.SearchRequest(bundle_id="tiny", intent=[1.0, 0.0], top_k=3), timeout=5
+        )
+        assert [(found.item_id, round(found.score, 4)) for found in response.candidates] == [
+            ("brazil", 1.0), ("alien", 0.0), ("cube", 0.0)
+        ]  # fmt: skip
+        await caller.upsert({"item_id": "alien", "metadata": {"title": "Alien"}, "content": [1, 0]})
+        assert await caller.near(1, 0) == ["alien", "brazil", "cube"]
+
+
+async def test_what_is_deleted_is_gone_from_every_answer_until_it_is_added_again(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    async with running(bundle, tmp_path) as caller:
+        await caller.upsert(DUNE)
+        assert await caller.delete("cube", "dune", "nobody", "cube") == [0, 0, 0, 0]
+        assert await caller.near(0, 1) == ["brazil", "alien"]
+        assert [item_id for item_id, _ in await caller.popular()] == ["brazil", "alien"]
+        assert not (await caller.item("cube")).known
+        for item_id in ("cube", "dune"):
+            with pytest.raises(UnknownItem):
+                await caller.stub.Search(retriever_pb2.SearchRequest(item_id=item_id), timeout=5)
+    async with running(bundle, tmp_path) as caller:
+        assert await caller.near(0, 1) == ["brazil", "alien"]
+        await caller.upsert({"item_id": "cube", "metadata": {"title": "Cube"}, "content": [0, 2]}, DUNE)
+        assert await caller.near(0, 1) == ["cube", "dune", "brazil", "alien"]
+        assert (await caller.info()).num_items == 4
+
+
+async def test_a_restart_brings_back_every_change_in_the_same_order(bundle: Bundle, tmp_path: Path) -> None:
+    twins = [DUNE | {"item_id": f"twin {number}"} for number in (3, 1, 2)]
+    async with running(bundle, tmp_path) as caller:
+        await caller.upsert(*twins)
+        await caller.upsert(twins[0] | {"metadata": {"title": "Again"}})
+        await caller.upsert({"item_id": "alien", "metadata": {"price": 3}}, mask=["price"])
+        await caller.delete("brazil")
+        before = await caller.near(0, 1), await caller.metadata("alien"), await caller.metadata("twin 3")
+        assert before[0] == ["cube", "twin 3", "twin 1", "twin 2", "alien"]
+    async with running(bundle, tmp_path) as caller:
+        assert (await caller.near(0, 1), await caller.metadata("alien"), await caller.metadata("twin 3")) == before
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        (
+            {"metadata": {"price": "cheap"}},
+            'metadata.price: column "price" is a float: expected a number, not a string',
+        ),
+        ({"metadata": {"stock": 1.5}}, "not the fraction 1.5"),
+        ({"metadata": {"stock": 2.0**60}}, "beyond ±2^53"),
+        ({"metadata": {"stock": True}}, "expected a whole number, not true or false"),
+        ({"metadata": {"price": float("nan")}}, "not nan"),
+        (
+            {"metadata": {"out": "yesterday"}},
+            'expected an RFC 3339 time such as "2026-01-31T12:00:00Z", not "yesterday"',
+        ),
+        ({"metadata": {"genres": "Horror"}}, "expected a list of strings, not a string"),
+        ({"metadata": {"genres": ["Horror", 1]}}, "expected a list of strings, not a list"),
+        ({"metadata": {"titel": "x"}}, 'column "titel" is unknown (did you mean "title"?)'),
+        ({"metadata": {"meta.title": "x"}}, 'write "title" without "meta."'),
+        ({"content": [float("nan"), 1]}, "content: expected finite numbers"),
+        ({"content": [float("inf"), 1]}, "content: expected finite numbers"),
+        ({"content": [0, 0]}, "content: expected a vector with a direction"),
+        ({"content": [1, 0], "text_model": ""}, "text_model: name the text model"),
+        ({"content": [1, 0, 0]}, "content: expected 2 numbers"),
+        ({"text": "x" * 8_193}, "text: 8,193 bytes; at most 8,192"),
+        ({"item_id": ""}, "item_id: expected 1 to 256 bytes, not 0"),
+        ({"item_id": "é" * 129}, "item_id: expected 1 to 256 bytes, not 258"),
+    ],
+)
+async def test_a_bad_item_is_refused_alone(bundle: Bundle, tmp_path: Path, item: dict[str, Any], says: str) -> None:
+    async with running(bundle, tmp_path) as caller:
+        codes = await caller.upsert(DUNE, {"item_id": "bad"} | item, DUNE | {"item_id": "dune 2"})
+        assert codes == [0, code_pb2.INVALID_ARGUMENT, 0]
+        assert says in caller.said[1]
+        assert (await caller.info()).num_items == 5
+
+
+async def test_a_bad_call_is_refused_whole(bundle: Bundle, tmp_path: Path) -> None:
+    async with running(bundle, tmp_path) as caller:
+        for call in (
+            caller.upsert(),
+            caller.upsert(*[DUNE] * 1_001),
+            caller.delete(),
+            caller.delete(*["x"] * 1_001),
+            caller.upsert(DUNE, mask=["title", "colour"]),
+        ):
+            with pytest.raises(BadRequest):
+                await call
+        assert await caller.delete("x" * 257, "alien") == [code_pb2.INVALID_ARGUMENT, 0]
+        request = retriever_pb2.RetrieverServiceUpsertItemsRequest(bundle_id="other", items=[item_of(**DUNE)])
+        with pytest.raises(BundleMismatch):
+            await caller.stub.UpsertItems(request, timeout=5)
+        assert (await caller.info()).num_items == 2
+
+
+async def test_content_of_another_text_model_is_kept_and_waits_to_be_embedded(bundle: Bundle, tmp_path: Path) -> None:
+    async with running(bundle, tmp_path) as caller:
+        foreign = {"content": [1, 2, 3], "text_model": "maxi", "text": "Dune"}
+        assert await caller.upsert(DUNE | foreign, {"item_id": "cube", "metadata": {"title": "Cube"}} | foreign) == [
+            0,
+            0,
+        ]
+        info = await caller.info()
+        assert (info.num_items_to_embed, list(info.items_to_embed)) == (2, ["dune", "cube"])
+        assert await caller.near(0, 1) == ["cube", "brazil", "alien"]
+        assert ("dune", 0.0) in await caller.popular()
+        dune = await caller.item("dune")
+        assert (list(dune.content), dune.text, dune.text_model) == ([], "Dune", "maxi")
+    async with running(bundle, tmp_path) as caller:
+        assert list((await caller.info()).items_to_embed) == ["dune", "cube"]
+        await caller.upsert({"item_id": "dune", "content": [0, 1], "text": "Dune"}, mask=[])
+        assert await caller.near(0, 1) == ["cube", "dune", "brazil", "alien"]
+        assert await caller.metadata("dune") == DUNE_METADATA
+        assert list((await caller.info()).items_to_embed) == ["cube"]
+
+
+async def test_a_newer_bundle_keeps_the_newer_of_both_and_every_deletion(bundle: Bundle, tmp_path: Path) -> None:
+    async with running(bundle, tmp_path / "state") as caller:
+        await caller.upsert(DUNE, {"item_id": "alien", "metadata": {"title": "Changed"}, "content": [1, 0]})
+        await caller.delete("brazil")
+    for created_at, title in ((EARLY, "Changed"), (LATE, "Item 0")):
+        other = shop(tmp_path / created_at[:4], "other", created_at)
+        async with running(other, tmp_path / "state") as caller:
+            assert (await caller.item("alien")).display_name == title
+            assert await caller.near(0, 1) == ["cube", "dune", "alien"]
+
+
+async def test_a_column_of_another_type_is_reported_and_left_out(bundle: Bundle, tmp_path: Path) -> None:
+    async with running(bundle, tmp_path / "state") as caller:
+        await caller.upsert(DUNE, {"item_id": "alien", "metadata": {"title": "Changed", "price": 3}})
+    columns = COLUMNS | {"price": ["9", "5", None]}
+    other = shop(tmp_path, "other", schema=SCHEMA | {"price": ColumnType.STRING}, columns=columns)
+    async with running(other, tmp_path / "state") as caller:
+        assert await caller.metadata("dune") == DUNE_METADATA | {"price": None}
+        assert (await caller.metadata("alien"))["price"] == "9"
+        assert list((await caller.info()).retyped_columns) == ["price"]
+
+
+async def test_a_snapshot_restores(bundle: Bundle, tmp_path: Path) -> None:
+    async with running(bundle, tmp_path / "state") as caller:
+        await caller.upsert(DUNE)
+        snapshot = await caller.stub.CreateSnapshot(retriever_pb2.CreateSnapshotRequest(), timeout=5)
+        await caller.delete("dune", "alien")
+    restored = tmp_path / "restored"
+    restored.mkdir()
+    shutil.move(snapshot.path, restored / JOURNAL_FILE)
+    async with running(bundle, restored) as caller:
+        assert await caller.near(0, 1) == ["cube", "dune", "brazil", "alien"]
+        assert list((tmp_path / "state" / "snapshots").iterdir()) == []
+
+
+async def test_two_retrievers_never_share_a_journal(bundle: Bundle, tmp_path: Path) -> None:
+    async with running(bundle, tmp_path):
+        with pytest.raises(UsageError, match="another retriever uses state directory"):
+            build(bundle, RetrieverSettings(bundle=bundle.path, state_dir=tmp_path))
+
+
+async def test_changes_sent_at_once_are_all_there(bundle: Bundle, tmp_path: Path) -> None:
+    async with running(bundle, tmp_path) as caller:
+        batches = [[DUNE | {"item_id": f"{batch}-{place}"} for place in range(50)] for batch in range(19)]
+        codes = await asyncio.gather(*(caller.upsert(*batch) for batch in batches))
+        assert codes == [[0] * 50] * 19
+        found = await caller.near(0, 1, top_k=1_000)
+        assert set(found) == {item["item_id"] for batch in batches for item in batch} | set(IDS)
+
+
+async def test_folding_changes_nothing_that_callers_see(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every change its own segment, merged again and again on the way."""
+    from clozerec_retriever import live
+
+    answers = []
+    for most, least in ((1_000, 1_000), (1, 4), (1, 0)):
+        monkeypatch.setattr(live, "MAX_SEGMENTS", most)
+        monkeypatch.setattr(live, "FOLD_LEAST", least)
+        async with running(bundle, tmp_path / f"{most}-{least}") as caller:
+            for number in range(12):
+                changed = {"title": f"Title {number}", "stock": number}
+                await caller.upsert(DUNE | {"item_id": f"item {number % 5}", "metadata": changed})
+                await caller.upsert({"item_id": "alien", "metadata": {"stock": number}}, mask=["stock"])
+            await caller.delete("item 2")
+            asked: list[Callable[[], Any]] = [
+                lambda: caller.near(0, 1, where=condition("stock", "GTE", integer_value=9)),
+                lambda: caller.near(1, 0, where=condition("title", "EQ", string_value="Alien")),
+                lambda: caller.metadata("item 3"),
+                caller.popular,
+            ]
+            answers.append([await ask() for ask in asked])
+    assert answers[0][0] == ["item 0", "item 1", "item 4", "alien"]
+    assert answers[0] == answers[1] == answers[2]
