@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from clozerec_cli.settings import EVERY_KIND, AllSettings
 from clozerec_core import metrics
 from clozerec_core.bundle import Bundle
+from clozerec_core.bundle_watch import BundleWatch
 from clozerec_core.metrics_endpoint import metrics_endpoint
 from clozerec_core.rpc import GrpcServer, ServerSettings, Service, until_signalled
 from clozerec_core.rpc_client import LocalStub, open_channel
@@ -90,20 +91,33 @@ def encoder_server(bundle: Bundle, settings: EncoderSettings) -> AbstractAsyncCo
 
 
 def retriever_server(bundle: Bundle, settings: RetrieverSettings) -> AbstractAsyncContextManager[int]:
-    """The retriever; yields its port."""
-    return _inner_server(lambda: _retriever(bundle, settings), settings)
+    """The retriever, following the bundle's link; yields its port."""
+    return _inner_server(lambda: _retriever(bundle, settings), settings, bundle)
 
 
 @asynccontextmanager
 async def _inner_server(
-    load: Callable[[], EncoderServicer | RetrieverServicer], settings: ServerSettings
+    load: Callable[[], EncoderServicer | RetrieverServicer], settings: ServerSettings, followed: Bundle | None = None
 ) -> AsyncIterator[int]:
     servicer = await asyncio.to_thread(load)
     try:
-        async with _listening([servicer.service()], settings) as port:
+        async with _listening([servicer.service()], settings) as port, _following(servicer, followed, settings):
             yield port
     finally:
         servicer.close()
+
+
+@asynccontextmanager
+async def _following(part: Any, bundle: Bundle | None, settings: Any) -> AsyncIterator[None]:
+    """Keep a part on the bundle that the link names; None: the part does not follow."""
+    if bundle is None:
+        yield
+        return
+    watching = asyncio.create_task(BundleWatch(part, bundle, settings, Part.RETRIEVER.value).run())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 @asynccontextmanager

@@ -136,7 +136,7 @@ class Bundle:
             BadBundle: a file is missing, damaged, or of a newer format; the message names it.
         """
         directory = path.resolve()
-        manifest = _read_manifest(directory, path)
+        manifest = read_manifest(directory, path)
         required = REQUIRED_FILES + (TEXT_FILES if manifest.text else ())
         for name in sorted({*required, *manifest.files}):
             entry = manifest.files.get(name)
@@ -246,7 +246,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(directory: Path, shown: Path) -> Manifest:
+def read_manifest(directory: Path, shown: Path | None = None) -> Manifest:
+    """The sound manifest of a bundle directory; its files are not looked at.
+
+    Args:
+        directory: where it lies.
+        shown: how messages call it.
+
+    Raises:
+        BadBundle: it is missing, damaged or of a newer format.
+    """
+    shown = shown or directory
     try:
         raw = (directory / MANIFEST).read_bytes()
     except OSError:

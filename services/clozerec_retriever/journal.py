@@ -135,9 +135,12 @@ class Journal:
         self._lock.close()
 
     def records(self) -> Iterator[ItemRecord]:
-        """Every item that was ever changed, in order of first appearance; a damaged row is left out and logged."""
-        with self._faults():
-            for row in self._connection.execute(f"SELECT {_FIELDS} FROM items ORDER BY ordinal"):  # noqa: S608
+        """Every item that was ever changed, in order of first appearance; a damaged row is left out and logged.
+
+        All of one moment, and safe beside the writing thread.
+        """
+        with self._faults(), self._reading() as connection:
+            for row in connection.execute(f"SELECT {_FIELDS} FROM items ORDER BY ordinal"):  # noqa: S608
                 if _checksum(row) == row[-1]:
                     yield self._record(row)
                 else:

@@ -72,6 +72,11 @@ class Retriever:
         index = ItemIndex.open(bundle)
         return cls(bundle.manifest, LiveCatalogue.open(bundle), index, Popularity(bundle.popularity_counts))
 
+    def warm_up(self) -> None:
+        """Answer once before callers do, so that none of them waits for pages and caches."""
+        self.search_by_vector(np.ones(self.manifest.model.dim, np.float32), Selection())
+        self.popular(Selection())
+
     @property
     def bundle_id(self) -> str:
         return self.manifest.bundle_id

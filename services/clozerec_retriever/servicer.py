@@ -42,6 +42,7 @@ def build(bundle: Bundle, settings: RetrieverSettings) -> RetrieverServicer:
         BadJournal, UsageError: the journal cannot be used.
     """
     retriever = Retriever.open(bundle)
+    retriever.warm_up()
     state_dir = settings.state_beside(settings.bundle)
     journal = Journal(state_dir)
     try:
@@ -135,6 +136,20 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             items_to_embed=to_embed[:MAX_LISTED],
             retyped_columns=live.retyped_columns,
         )
+
+    def load(self, bundle: Bundle) -> None:
+        """Load a verified bundle beside the others, with every change laid over it; calls may name it from then on."""
+        retriever = Retriever.open(bundle)
+        retriever.warm_up()
+        self._shelf.add(retriever, self._journal.records())
+
+    def make_current(self, bundle_id: str) -> None:
+        """Let calls that name no bundle mean this one."""
+        self._shelf.make_current(bundle_id)
+
+    def release(self, bundle_id: str) -> None:
+        """Forget a bundle that is not the current one."""
+        self._shelf.release(bundle_id)
 
     def close(self) -> None:
         """Stop the workers once no call is under way, and write what waits."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
+from clozerec_core.bundle_watch import WatchSettings
 from clozerec_core.rpc import ServerSettings
 from clozerec_core.settings import StateSettings
 
 
-class RetrieverSettings(ServerSettings, StateSettings):
+class RetrieverSettings(ServerSettings, StateSettings, WatchSettings):
     """Read once in `main()`."""
 
-    bundle: Path = Field(description="A bundle directory, or a symlink to one.")
     grpc_port: int = Field(50052, ge=0, le=65535, description="0 takes any free port.")
     metrics_port: int = Field(9092, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
     search_threads: int = Field(

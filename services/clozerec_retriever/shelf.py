@@ -17,6 +17,8 @@ class Shelf:
         self._current = current
         self._loaded = {current.bundle_id: current}
         self._changing = threading.Lock()
+        self._missed: list[list[ItemRecord]] = []
+        """For each bundle that is being added, what was shown meanwhile."""
 
     @property
     def current(self) -> Retriever:
@@ -44,6 +46,8 @@ class Shelf:
         with self._changing:
             for retriever in self._loaded.values():
                 retriever.live.apply(records)
+            for missed in self._missed:
+                missed.extend(records)
 
     def tidy(self) -> None:
         """Merge what changes have left behind, where it is much."""
@@ -51,13 +55,26 @@ class Shelf:
             retriever.live.fold()
 
     def add(self, retriever: Retriever, records: Iterable[ItemRecord]) -> None:
-        """Take in a bundle, which calls may name from now on, with the journal's records laid over it.
+        """Take in a bundle with the journal's records laid over it; calls may name it when this returns.
 
-        The records are read while no change is shown, so that none is missed.
+        Changes go on meanwhile. Those that were shown since this began are laid over it once more at the end, for the
+        journal may have been read before them.
+
+        Args:
+            retriever: of the bundle, without changes.
+            records: the journal's, read while this runs.
         """
+        missed: list[ItemRecord] = []
         with self._changing:
+            self._missed.append(missed)
+        try:
             retriever.live.replay(records)
-            self._loaded = {**self._loaded, retriever.bundle_id: retriever}
+            with self._changing:
+                retriever.live.apply(missed)
+                self._loaded = {**self._loaded, retriever.bundle_id: retriever}
+        finally:
+            with self._changing:
+                self._missed = [each for each in self._missed if each is not missed]
 
     def make_current(self, bundle_id: str) -> None:
         """Let calls without a bundle id mean this one."""
