@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PROTOS := $(wildcard protos/clozerec/v1/*.proto)
+TOOLS  ?= .venv-tools
 SITE    = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
+# Tools with dependencies of their own live apart from ours.
+tool = test -d $(TOOLS)/$(1) || { $(PYTHON) -m venv $(TOOLS)/$(1) && $(TOOLS)/$(1)/bin/pip install -qq $(1); }
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo proto proto-check fmt lint types test test-all bench clean
+.PHONY: help setup demo proto proto-check fmt lint types test test-all bench audit sbom clean
 
 help:            ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -55,6 +59,15 @@ test-all: lint types test  ## What CI runs
 
 bench: setup     ## Benchmarks; each prints ratios against a named reference
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+audit: setup     ## Known vulnerabilities of the installed versions (asks pypi.org)
+	$(call tool,pip-audit)
+	$(TOOLS)/pip-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+sbom: setup      ## build/sbom.json: what is installed, as CycloneDX
+	$(call tool,cyclonedx-bom)
+	@mkdir -p build
+	$(TOOLS)/cyclonedx-bom/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-file build/sbom.json
 
 clean:           ## Remove what was made, the demo's data and bundles included
 	rm -rf build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis

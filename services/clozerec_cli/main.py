@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,14 @@ app = typer.Typer(
 
 PayloadFile = Annotated[Path, typer.Argument(help="Training payload, YAML or JSON.", show_default=False)]
 BundleDir = Annotated[Path, typer.Argument(help="Bundle directory, or a symlink to one.", show_default=False)]
+
+
+class TokenRole(Enum):
+    """What a token may do; each may do what stands before it too."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
 
 
 def main() -> None:
@@ -124,6 +133,23 @@ def query(
 
     settings = CommandSettings.load({"target": target}, EVERY_KIND)
     _print_json(asking.ask(sys.stdin.read() if document == "-" else document, settings.target))
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Who will hold it.", show_default=False)],
+    role: Annotated[TokenRole, typer.Option(help="What it may do.")] = TokenRole.READ,
+) -> None:
+    """Make a token: its entry for the tokens file on standard output, the token itself, once, on standard error.
+
+    \b
+    Example: clozerec token web --role read
+    """
+    from clozerec_core.access import new_token
+
+    secret, entry = new_token(name, role.value)
+    typer.echo(f"the token of {name}, shown once: {secret}", err=True)
+    _print_json(entry)
 
 
 @app.command()

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from clozerec_cli.settings import EVERY_KIND, AllSettings
 from clozerec_core import metrics
+from clozerec_core.access import Gate
 from clozerec_core.bundle import Bundle
 from clozerec_core.bundle_watch import BundleWatch
 from clozerec_core.metrics_endpoint import metrics_endpoint
+from clozerec_core.remote_stub import InnerAccess, RemoteStub
 from clozerec_core.rpc import GrpcServer, ServerSettings, Service, until_signalled
-from clozerec_core.rpc_client import LocalStub, open_channel
+from clozerec_core.rpc_client import LocalStub
 from clozerec_core.telemetry import BUNDLE_OPENED, STOPPED, configure_logging, get_logger
+from clozerec_core.tracing import tracing
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_gateway.settings import GatewaySettings
 from clozerec_retriever.settings import RetrieverSettings
@@ -68,6 +71,7 @@ async def _serve(part: Part, settings: ServerSettings) -> None:
     with ExitStack() as stack:
         if settings.metrics:
             stack.enter_context(metrics_endpoint(settings.host, settings.metrics_port))
+        stack.enter_context(tracing(settings.otlp_endpoint, f"clozerec-{part.value}", settings.trace_sample_ratio))
         async with _context(part, bundle, settings):
             await until_signalled()
     log.info(STOPPED, part=part.value)
@@ -101,7 +105,13 @@ async def _inner_server(
 ) -> AsyncIterator[int]:
     servicer = await asyncio.to_thread(load)
     try:
-        async with _listening([servicer.service()], settings) as port, _following(servicer, followed, settings):
+        gate = Gate(
+            inner_token_path=settings.inner_token_path,
+            rate_per_s=settings.rate_limit_per_s,
+            client_names=settings.tls_client_names,
+        )
+        listening = _listening([servicer.service()], settings, gate)
+        async with listening as port, _following(servicer, followed, settings):
             yield port
     finally:
         servicer.close()
@@ -126,12 +136,15 @@ async def gateway_server(bundle: Bundle, settings: GatewaySettings) -> AsyncIter
     from clozerec.v1.encoder_pb2_grpc import EncoderServiceStub
     from clozerec.v1.retriever_pb2_grpc import RetrieverServiceStub
 
+    access = InnerAccess(
+        settings.inner_ca_path, settings.tls_cert_path, settings.tls_key_path, settings.inner_token_path
+    )
     async with (
-        open_channel(settings.encoder_target) as to_encoder,
-        open_channel(settings.retriever_target) as to_retriever,
+        RemoteStub(EncoderServiceStub, settings.encoder_target, access) as encoder,
+        RemoteStub(RetrieverServiceStub, settings.retriever_target, access) as retriever,
     ):
-        encoder_stub = EncoderServiceStub(to_encoder)
-        retriever_stub = RetrieverServiceStub(to_retriever)
+        encoder_stub = cast("EncoderServiceAsyncStub", encoder)
+        retriever_stub = cast("RetrieverServiceAsyncStub", retriever)
         async with _gateway(bundle, settings, encoder_stub, retriever_stub) as ports:
             yield ports
 
@@ -178,10 +191,15 @@ async def _gateway(
         histories,
     )
     servicer = RecommenderServicer(pipeline)
-    front = HttpFront(servicer, settings)
+    gate = Gate(
+        tokens_path=settings.tokens_path,
+        rate_per_s=settings.rate_limit_per_s,
+        client_names=settings.tls_client_names,
+    )
+    front = HttpFront(servicer, settings, gate)
     http_port = await front.start()
     try:
-        async with _listening([servicer.service()], settings) as grpc_port:
+        async with _listening([servicer.service()], settings, gate) as grpc_port:
             front.ready(http_port)
             try:
                 yield GatewayPorts(grpc_port, http_port)
@@ -193,8 +211,8 @@ async def _gateway(
 
 
 @asynccontextmanager
-async def _listening(services: Sequence[Service], settings: ServerSettings) -> AsyncIterator[int]:
-    server = GrpcServer(services, settings)
+async def _listening(services: Sequence[Service], settings: ServerSettings, gate: Gate) -> AsyncIterator[int]:
+    server = GrpcServer(services, settings, gate)
     port = await server.start()
     await server.ready(port)
     try:

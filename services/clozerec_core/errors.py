@@ -7,7 +7,10 @@
     ├── NoTextEngine              FAILED_PRECONDITION
     ├── NotReady                  UNAVAILABLE
     ├── Overloaded                RESOURCE_EXHAUSTED    with RetryInfo
+    │   └── RateLimited           RESOURCE_EXHAUSTED
     ├── StorageFull               RESOURCE_EXHAUSTED
+    ├── Unauthenticated           UNAUTHENTICATED
+    ├── PermissionDenied          PERMISSION_DENIED
     ├── DeadlineExceeded          DEADLINE_EXCEEDED
     ├── NotImplementedYet         UNIMPLEMENTED
     ├── BadBundle                 FAILED_PRECONDITION   a file of the bundle is missing, damaged or too new
@@ -109,7 +112,31 @@ class Overloaded(ClozerecError):
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
     retry_s = 0.5
-    """When to try again, in seconds; under one."""
+    """When to try again, in seconds."""
+
+
+class RateLimited(Overloaded):
+    """The caller has used up the rate that its identity is given."""
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, rate_per_s: float, retry_s: float) -> None:
+        self.retry_s = retry_s
+        super().__init__(f"more than {rate_per_s:g} calls a second; try again in {retry_s:.3f} s")
+
+
+class Unauthenticated(ClozerecError):
+    """The caller did not show who it is."""
+
+    status = grpc.StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(ClozerecError):
+    """The caller is known, and may not do this."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+    reason = "PERMISSION_DENIED"
 
 
 class StorageFull(ClozerecError):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from clozerec_core.errors import DeadlineExceeded
+from clozerec_core.tracing import request_span, traceparent_of
 
 REQUEST_ID_KEY = "x-request-id"
 TRACEPARENT_KEY = "traceparent"
@@ -26,7 +27,7 @@ class RequestContext:
 
     request_id: str
     traceparent: str | None
-    """W3C trace context, passed on as it came; None where it was not well-formed."""
+    """W3C trace context for calls that this request causes: its own span, or what came where nothing is traced here."""
     deadline: float | None
     """On the monotonic clock, in seconds; None: the caller set none."""
 
@@ -59,17 +60,23 @@ def check_time_left() -> None:
 
 
 @contextmanager
-def handling(metadata: Mapping[str, str], timeout_s: float | None) -> Iterator[RequestContext]:
-    """Work for one request: take over its id (or make one) and its deadline, and put the id into every log line."""
-    given, traceparent = metadata.get(REQUEST_ID_KEY, ""), metadata.get(TRACEPARENT_KEY, "")
-    request = RequestContext(
-        request_id=given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex,
-        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
-        deadline=None if timeout_s is None else time.monotonic() + timeout_s,
-    )
-    token = _current.set(request)
-    try:
-        with structlog.contextvars.bound_contextvars(request_id=request.request_id):
-            yield request
-    finally:
-        _current.reset(token)
+def handling(metadata: Mapping[str, str], timeout_s: float | None, method: str = "request") -> Iterator[RequestContext]:
+    """Work for one request: take over its id (or make one), its trace and its deadline, and put both ids into every log
+    line."""
+    given, came_with = metadata.get(REQUEST_ID_KEY, ""), metadata.get(TRACEPARENT_KEY, "")
+    with request_span(method, metadata) as span:
+        traceparent = traceparent_of(span) if span is not None else came_with
+        request = RequestContext(
+            request_id=given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex,
+            traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
+            deadline=None if timeout_s is None else time.monotonic() + timeout_s,
+        )
+        ids = {"request_id": request.request_id}
+        if request.traceparent is not None:
+            ids["trace_id"] = request.traceparent.split("-")[1]
+        token = _current.set(request)
+        try:
+            with structlog.contextvars.bound_contextvars(**ids):
+                yield request
+        finally:
+            _current.reset(token)

@@ -32,16 +32,21 @@ _SERVICE_CONFIG = {
 }
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
-    """A channel to `host:port` that spreads calls over all addresses and retries those that never arrived."""
-    return grpc.aio.insecure_channel(
-        target,
-        options=(
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-            ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
-            ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
-        ),
+def open_channel(target: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+    """A channel to `host:port` that spreads calls over all addresses and retries those that never arrived.
+
+    Args:
+        target: `dns:///name:port` resolves to every address of the name.
+        credentials: None speaks in the clear.
+    """
+    options = (
+        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+        ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
+        ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
     )
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
 
 
 class LocalStub:

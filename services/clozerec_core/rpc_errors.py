@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from typing import cast
 from urllib.parse import quote
 
@@ -42,7 +43,9 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     status = status_pb2.Status(code=code.value[0], message=text)
     _add(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata={"request_id": request_id}))
     if isinstance(error, Overloaded):
-        _add(status, error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(nanos=int(error.retry_s * 1e9))))
+        delay = duration_pb2.Duration()
+        delay.FromTimedelta(timedelta(seconds=error.retry_s))
+        _add(status, error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(error, BadRequest):
         _add_violations(status, error.violations)
     return status
@@ -58,7 +61,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> ClozerecError:
             reason, is_ours = info.reason, True
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"{service} did not answer in time")
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) and not is_ours:
+    if (code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) and not is_ours) or code in _SHUTS_US_OUT:
         return NotReady(f"{service} is not reachable; try again")
     if not is_ours:
         # The words are gRPC's own, or another server's: not for our caller.
@@ -72,6 +75,9 @@ def relayed(error: ClozerecError, service: str) -> ClozerecError:
         return ClozerecError(f"{service} answered {error.status.name}: {error.message}")
     return error
 
+
+_SHUTS_US_OUT = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+"""From an inner service these are about the gateway's token or certificate, never about its caller's."""
 
 _OURS_TO_FIX = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
 """From an inner service these mean a fault between our own parts: the gateway has checked the caller's request."""

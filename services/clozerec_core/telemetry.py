@@ -20,6 +20,10 @@ DRAINING = "draining"
 STOPPED = "stopped"
 METRICS_SERVED = "metrics_served"
 BUNDLE_OPENED = "bundle_opened"
+AUDIT = "audit"
+OPEN_TO_EVERYBODY = "open_to_everybody"
+FILE_RELOADED = "file_reloaded"
+FILE_REFUSED = "file_refused"
 REQUEST_FAILED = "request_failed"
 LIBRARY_SAID = "library_said"
 UNEXPECTED_ERROR = "unexpected_error"
@@ -43,6 +47,15 @@ def configure_logging(level: LogLevel = "info", log_format: LogFormat = "json") 
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_LibraryLines()], force=True)
+
+
+def get_audit_logger() -> structlog.typing.FilteringBoundLogger:
+    """Writes whatever the log level is."""
+    everything = structlog.make_filtering_bound_logger(logging.NOTSET)
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr), wrapper_class=everything, component="audit"
+    )
+    return logger
 
 
 class _LibraryLines(logging.Handler):

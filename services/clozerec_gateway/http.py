@@ -18,14 +18,17 @@ from google.rpc import status_pb2
 
 from clozerec.v1 import recommender_pb2
 from clozerec_core import metrics
+from clozerec_core.access import Gate, Identity, audit
 from clozerec_core.errors import BadRequest, UsageError
 from clozerec_core.request_context import REQUEST_ID_KEY, handling
-from clozerec_core.rpc import MAX_REQUEST_BYTES, STATUS_CODES, in_time, log_failure
+from clozerec_core.rpc import MAX_REQUEST_BYTES
 from clozerec_core.rpc_errors import to_status
+from clozerec_core.rpc_interceptor import STATUS_CODES, in_time, log_failure
 from clozerec_core.telemetry import SERVING, get_logger
+from clozerec_core.tls import http_context
 from clozerec_core.workers import Workers
 from clozerec_gateway.json_codec import parse_json, to_json
-from clozerec_gateway.servicer import RecommenderServicer
+from clozerec_gateway.servicer import SERVICE_NAME, RecommenderServicer
 from clozerec_gateway.settings import GatewaySettings
 
 HTTP_STATUS = {
@@ -87,7 +90,10 @@ log = get_logger("http")
 class HttpFront:
     """Listens for JSON; ready when the gateway is."""
 
-    def __init__(self, servicer: RecommenderServicer, settings: GatewaySettings) -> None:
+    def __init__(self, servicer: RecommenderServicer, settings: GatewaySettings, gate: Gate) -> None:
+        tls = settings.tls()
+        self._ssl_context = http_context(tls) if tls is not None else None
+        self._gate = gate
         self._servicer = servicer
         self._settings = settings
         self._is_ready = False
@@ -110,7 +116,13 @@ class HttpFront:
             UsageError: the port is taken or not allowed.
         """
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._settings.host, self._settings.http_port, reuse_port=False)
+        site = web.TCPSite(
+            self._runner,
+            self._settings.host,
+            self._settings.http_port,
+            reuse_port=False,
+            ssl_context=self._ssl_context,
+        )
         try:
             await site.start()
         except OSError as error:
@@ -180,9 +192,11 @@ class HttpFront:
     ) -> web.Response:
         began = time.perf_counter()
         headers = {key.lower(): value for key, value in http_request.headers.items()}
-        with handling(headers, self._settings.default_timeout_s) as request:
+        with handling(headers, self._settings.default_timeout_s, f"{SERVICE_NAME}/{method}") as request:
             context = _HttpContext()
+            caller: Identity | None = None
             try:
+                caller = self._gate.admit(method, headers, _peer_names(http_request))
                 async with in_time(self._settings.default_timeout_s):
                     response = await getattr(self._servicer, method)(await read(), context)
                     status, body = 200, await self._write(response)
@@ -191,13 +205,22 @@ class HttpFront:
             except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                 refusal = to_status(error, request.request_id)
                 log_failure(error, refusal.code, method)
+                audit(method, caller, STATUS_CODES[refusal.code].name)
                 status, body = HTTP_STATUS[STATUS_CODES[refusal.code]], _dumped(_error_document(refusal))
+            else:
+                audit(method, caller, "OK")
             answer = web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
             answer.headers[REQUEST_ID_KEY] = request.request_id
             answer.headers.update(context.headers)
             metrics.GATEWAY_HTTP_REQUESTS.labels(method, status).inc()
             metrics.GATEWAY_HTTP_SECONDS.labels(method).observe(time.perf_counter() - began)
             return answer
+
+
+def _peer_names(http_request: web.Request) -> tuple[str, ...]:
+    """Names in the caller's certificate, where it showed one."""
+    certificate = http_request.get_extra_info("peercert") or {}
+    return tuple(name for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS")
 
 
 class _HttpContext:

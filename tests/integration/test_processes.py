@@ -172,6 +172,6 @@ def test_what_goes_wrong_is_said_in_one_line_with_the_right_exit_code(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "inspect", "serve", "query", "demo"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "inspect", "serve", "query", "token", "demo"])
 def test_every_command_shows_an_example(command: str) -> None:
     assert f"Example: clozerec {command}" in clozerec(command, "--help", blocked=ENGINES).stdout

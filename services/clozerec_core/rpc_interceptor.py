@@ -1,0 +1,165 @@
+"""What happens around every call of our services: context, identity, decoding, deadline, and one way to fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from clozerec_core.access import Gate, Identity, audit
+from clozerec_core.errors import BadRequest, ClozerecError, DeadlineExceeded
+from clozerec_core.request_context import REQUEST_ID_KEY, current_request, handling
+from clozerec_core.rpc_errors import status_trailers, to_status
+from clozerec_core.telemetry import REQUEST_FAILED, UNEXPECTED_ERROR, get_logger
+from clozerec_core.tracing import mark_failed
+
+OUR_METHODS = "/clozerec.v1."
+
+ANSWER_MARGIN_S = 0.005
+"""Left of the deadline to say that it has passed, before grpc cancels the call without a word."""
+
+STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+log = get_logger("rpc")
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Opens the request's context, asks the gate, decodes the message, and ends every failure with one
+    google.rpc.Status.
+
+    Decoding happens here because grpc would answer a malformed message with UNKNOWN and inner text; the gate is asked
+    here because nobody's bytes should be decoded before it is known who sent them.
+    """
+
+    def __init__(self, default_timeout_s: float, gate: Gate) -> None:
+        self._default_timeout_s = default_timeout_s
+        self._gate = gate
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(OUR_METHODS):
+            return handler
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                _unary(handler.unary_unary, handler.request_deserializer, method, self._default_timeout_s, self._gate),
+                response_serializer=handler.response_serializer,
+            )
+        assert handler.stream_stream is not None, "our services have unary and bidirectional methods only"
+        return grpc.stream_stream_rpc_method_handler(
+            _stream(handler.stream_stream, handler.request_deserializer, method, self._gate),
+            response_serializer=handler.response_serializer,
+        )
+
+
+Decode = Callable[[bytes], Message]
+
+
+def _unary(
+    inner: Callable[[Message, Any], Awaitable[Message]],
+    decode: Decode,
+    method: str,
+    default_timeout_s: float,
+    gate: Gate,
+) -> Callable[[bytes, Any], Awaitable[Message]]:
+    async def call(raw: bytes, context: Any) -> Message:
+        remaining_s = context.time_remaining()
+        timeout_s = default_timeout_s if remaining_s is None else remaining_s
+        metadata = _text_metadata(context)
+        with handling(metadata, timeout_s, method) as request:
+            context.set_trailing_metadata(((REQUEST_ID_KEY, request.request_id),))
+            caller: Identity | None = None
+            try:
+                caller = gate.admit(method, metadata, _peer_names(context, gate))
+                async with in_time(timeout_s - ANSWER_MARGIN_S):
+                    response = await inner(_decoded(raw, decode), context)
+            except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
+                return cast(Message, await _abort(context, error, method, caller))
+            audit(method, caller, "OK")
+            return response
+
+    return call
+
+
+def _stream(
+    inner: Callable[[AsyncIterator[Message], Any], AsyncIterator[Message]], decode: Decode, method: str, gate: Gate
+) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[Message]]:
+    async def call(raws: AsyncIterator[bytes], context: Any) -> AsyncIterator[Message]:
+        metadata = _text_metadata(context)
+        with handling(metadata, context.time_remaining(), method):
+            caller: Identity | None = None
+            try:
+                caller = gate.admit(method, metadata, _peer_names(context, gate))
+                async for response in inner(_all_decoded(raws, decode), context):
+                    yield response
+            except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
+                await _abort(context, error, method, caller)
+
+    return call
+
+
+async def _all_decoded(raws: AsyncIterator[bytes], decode: Decode) -> AsyncIterator[Message]:
+    async for raw in raws:
+        yield _decoded(raw, decode)
+
+
+def _decoded(raw: bytes, decode: Decode) -> Message:
+    try:
+        return decode(raw)
+    except DecodeError:
+        raise BadRequest.of("request", "the bytes are not this method's protobuf message") from None
+
+
+async def _abort(context: Any, error: Exception, method: str, caller: Identity | None) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    request_id = current_request().request_id
+    status = to_status(error, request_id)
+    log_failure(error, status.code, method)
+    audit(method, caller, STATUS_CODES[status.code].name)
+    trailers = (*status_trailers(status), (REQUEST_ID_KEY, request_id))
+    await context.abort(STATUS_CODES[status.code], status.message, trailing_metadata=trailers)
+
+
+@asynccontextmanager
+async def in_time(timeout_s: float) -> AsyncIterator[None]:
+    """Let the block run for so long and no longer.
+
+    Raises:
+        DeadlineExceeded: it was not done.
+    """
+    try:
+        async with asyncio.timeout(timeout_s) as scope:
+            yield
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        raise DeadlineExceeded("the deadline passed before the answer was ready") from None
+
+
+def log_failure(error: BaseException, code: int, method: str) -> None:
+    """One line for a refused request, the whole traceback for what we did not expect."""
+    mark_failed(code)
+    if isinstance(error, ClozerecError) and error.status is not grpc.StatusCode.INTERNAL:
+        log.info(REQUEST_FAILED, method=method, code=code, reason=error.reason, message=error.message[:512])
+    else:
+        log.error(UNEXPECTED_ERROR, method=method, exc_info=error)
+
+
+def _peer_names(context: Any, gate: Gate) -> tuple[str, ...]:
+    """Names in the caller's certificate, where the gate asks for any."""
+    if not gate.asks_for_names:
+        return ()
+    return tuple(name.decode() for name in context.auth_context().get("x509_subject_alternative_name", ()))
+
+
+def _text_metadata(context: Any) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
