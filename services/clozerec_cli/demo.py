@@ -100,8 +100,9 @@ def _train(payload: Path, bundles: Path, console: Console) -> Bundle:
     console.print("Training (about two minutes on two quiet cores) …")
     started = time.monotonic()
     path = training.train(payload, {"output": bundles, "preset": movielens.PRESET})
+    assert path is not None, "the demo trains in one process"
     console.print(f"Trained in {time.monotonic() - started:.0f} s: {path}")
-    return Bundle.open(Path(path))
+    return Bundle.open(path)
 
 
 def _print_accuracy(bundle: Bundle, console: Console) -> None:

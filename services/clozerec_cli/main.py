@@ -57,7 +57,8 @@ def train(
     """
     from clozerec_cli import training
 
-    typer.echo(training.train(payload, {"output": output, "preset": preset, "cache_dir": cache_dir}))
+    if (path := training.train(payload, {"output": output, "preset": preset, "cache_dir": cache_dir})) is not None:
+        typer.echo(path)
 
 
 @app.command()

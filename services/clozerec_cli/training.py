@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from clozerec_trainer.progress import Reporter
 
 
-def train(payload_path: Path, options: dict[str, Any]) -> Path:
-    """Train and publish a bundle; returns its path.
+def train(payload_path: Path, options: dict[str, Any]) -> Path | None:
+    """Train and publish a bundle; returns its path, or None in a process that only helps the first (torchrun).
 
     Raises:
         UsageError: the payload, the data or an option is wrong.
     """
     settings = CommandSettings.load(options, EVERY_KIND)
     _require_trainer()
+    from clozerec_trainer.distributed import joined_world
     from clozerec_trainer.payload import load_payload
     from clozerec_trainer.train import train as train_bundle
 
@@ -32,8 +33,9 @@ def train(payload_path: Path, options: dict[str, Any]) -> Path:
         # As an exception, so that what is half-written is removed on the way out.
         signal.signal(number, lambda stopped_by, _: sys.exit(128 + stopped_by))
     payload = load_payload(payload_path, settings.preset)
-    result = train_bundle(payload, settings.output, _reporter(), settings.cache_dir.expanduser())
-    return result.bundle.path
+    with joined_world() as world:
+        result = train_bundle(payload, settings.output, _reporter(), settings.cache_dir.expanduser(), world)
+    return result.bundle.path if world.is_first else None
 
 
 def evaluate(bundle_path: Path, payload_path: Path) -> dict[str, Any]:

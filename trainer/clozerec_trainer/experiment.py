@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,14 @@ import torch
 from clozerec_core.bundle import Bundle
 from clozerec_core.errors import UsageError
 from clozerec_trainer.baselines import fit_baselines
+from clozerec_trainer.checkpoint import Checkpoints, read_checkpoint
 from clozerec_trainer.comparison import MODEL, choose, compare
 from clozerec_trainer.data import Dataset, Ints
+from clozerec_trainer.distributed import World
 from clozerec_trainer.evaluate import Judge, ScoreCases, model_scores
+from clozerec_trainer.examples import Example, pick_examples
 from clozerec_trainer.item_features import Content
-from clozerec_trainer.loop import Fitted, fit
+from clozerec_trainer.loop import Fitted, Validate, fit
 from clozerec_trainer.metrics import CUTOFFS, SELECTED_BY
 from clozerec_trainer.model import HybridBert4Rec, NetworkSpec
 from clozerec_trainer.payload import Payload
@@ -27,16 +32,36 @@ Figures = dict[str, Any]
 _SAID = (SELECTED_BY, "hr@10")
 
 
-def train_and_judge(
-    dataset: Dataset, content: Content, payload: Payload, reporter: Reporter
-) -> tuple[HybridBert4Rec, Fitted, Figures]:
-    """Train on what the split leaves, keep the epoch that validation likes best, and judge it."""
+@dataclass(frozen=True)
+class Judgement:
+    """What the report says of a model."""
+
+    figures: Figures
+    examples: list[Example]
+
+
+def train_on_split(
+    dataset: Dataset,
+    content: Content,
+    payload: Payload,
+    reporter: Reporter,
+    checkpoints: Checkpoints | None = None,
+    world: World | None = None,
+) -> tuple[HybridBert4Rec, Fitted]:
+    """Train on what the split leaves, and keep the epoch that validation likes best."""
     split = split_log(dataset.log, payload)
     judge = _judge(split, "validation", dataset, payload) if len(split.validation) else None
-    model, fitted = train_model(
-        dataset, split.train_stops_U, content, payload, reporter, judge, payload.training_epochs
+    return train_model(
+        dataset,
+        split.train_stops_U,
+        content,
+        payload,
+        reporter,
+        None if judge is None else lambda model: judge.metrics(model_scores(model, dataset.log)),
+        payload.training_epochs,
+        checkpoints,
+        world,
     )
-    return model, fitted, judge_model(model, dataset, content, payload, fitted.best_epoch, reporter)
 
 
 def train_model(
@@ -45,23 +70,36 @@ def train_model(
     content: Content,
     payload: Payload,
     reporter: Reporter,
-    judge: Judge | None,
+    validate: Validate | None,
     num_epochs: int,
+    checkpoints: Checkpoints | None = None,
+    world: World | None = None,
 ) -> tuple[HybridBert4Rec, Fitted]:
-    """A new model, trained on each user's events before `stops_U`; without a judge the last epoch is kept."""
+    """A new model, trained on each user's events before `stops_U`; the arguments of `fit` are explained there."""
     special = dataset.catalogue.special_rows
     stride = payload.stride if payload.sequence_sampling == "sliding_window" else None
     windows = cut_windows(dataset.log, stops_U, special, payload.max_sequence_length + 1, stride)
     trained_rows = torch.from_numpy(np.setdiff1d(windows.rows_ST, [special.pad]).astype(np.int64))
     trained_N = torch.zeros(len(dataset.catalogue), dtype=torch.bool)
     trained_N[trained_rows] = True
-    device = find_device(payload.device)
+    device = find_device(payload.device, world.rank if world else 0)
     reporter.say("training_begins", windows=len(windows), trained_items=len(trained_rows), device=str(device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(payload.seed)
         model = _new_model(content, trained_N, payload).to(device)
-        validate = None if judge is None else lambda candidate: judge.metrics(model_scores(candidate, dataset.log))
-        fitted = fit(model, windows, trained_rows.to(device), payload, reporter, validate, num_epochs)
+        if payload.start_from is not None:
+            _start_from(payload.start_from, model)
+        fitted = fit(
+            model,
+            windows,
+            trained_rows.to(device),
+            payload,
+            reporter,
+            validate,
+            num_epochs,
+            checkpoints,
+            world,
+        )
     return model.cpu(), fitted
 
 
@@ -77,7 +115,7 @@ def model_of(bundle: Bundle, payload: Payload) -> HybridBert4Rec:
 
 def judge_model(
     model: HybridBert4Rec, dataset: Dataset, content: Content, payload: Payload, best_epoch: int, reporter: Reporter
-) -> Figures:
+) -> Judgement:
     """The report's numbers: the model beside the baselines, on both held-out parts."""
     split = split_log(dataset.log, payload)
     cutoffs = sorted({*CUTOFFS, payload.top_k_results})
@@ -94,6 +132,7 @@ def judge_model(
         "exclude_seen": payload.exclude_seen,
         "best_epoch": best_epoch,
     }
+    examples: list[Example] = []
     for part in PARTS:
         judge = _judge(split, part, dataset, payload)
         rankings = {name: judge.rank(score, payload.top_k_results) for name, score in scorers.items()}
@@ -102,24 +141,39 @@ def judge_model(
         figures |= {name: {**figures.get(name, {}), part: value} for name, value in compared.items()}
         if part == "validation":
             figures["choice"] = choose(rankings, judge.cases, payload.seed)
+        else:
+            examples = pick_examples(judge, rankings[MODEL], dataset.catalogue, counts_N)
         for system, metrics in figures[part].items():
             reporter.say(part, system=system, **{name: metrics[name] for name in _SAID if name in metrics})
-    return figures
+    return Judgement(figures, examples)
 
 
-def find_device(name: str) -> torch.device:
-    """The device that the payload asks for; auto takes a GPU where there is one.
+def find_device(name: str, rank: int = 0) -> torch.device:
+    """The device that the payload asks for; auto takes a GPU where there is one, each process its own.
 
     Raises:
         UsageError: it is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        num_gpus = torch.cuda.device_count()
+        return torch.device("cuda", rank % num_gpus) if num_gpus else torch.device("cpu")
     device = torch.device(name)
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[device.type]:
         raise UsageError(f'device "{name}" is not there; write auto or cpu')
     return device
+
+
+def _start_from(path: Path, model: HybridBert4Rec) -> None:
+    """Give the model a checkpoint's weights, the best validated ones where there are any."""
+    state = read_checkpoint(path)
+    try:
+        model.load_state_dict(state["best_weights"] or state["weights"])
+    except RuntimeError:
+        raise UsageError(
+            f"start_from: the model in {path} has another shape; keep hidden_size, model_depth, attention_heads, "
+            "max_sequence_length, weight_tying, metadata_columns and the catalogue as they were"
+        ) from None
 
 
 def _judge(split: Split, part: Part, dataset: Dataset, payload: Payload) -> Judge:

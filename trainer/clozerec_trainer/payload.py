@@ -102,6 +102,15 @@ class Payload(BaseModel):
     )
     batch_size: int = Field(128, ge=1, le=65_536, description="windows a step")
     validate_every: int = Field(1, ge=1, description="epochs between validations; the best validated epoch is kept")
+    patience: int = Field(
+        0, ge=0, description="validations without a better one after which training stops; 0: it runs to the end"
+    )
+    checkpoint_seconds: float = Field(
+        60, ge=0, description="between checkpoints in an epoch; one is kept after each epoch anyway"
+    )
+    start_from: Path | None = Field(
+        None, description="checkpoint whose best weights to begin with, of a model of this shape; null: at random"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="equal seeds, data and versions on a CPU give equal weights")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto: a GPU where there is one")
     refit: bool = Field(
@@ -178,7 +187,7 @@ class Payload(BaseModel):
                 raise ValueError(f'the separator of "{column}" is empty; give the text between members, such as "|"')
         return columns
 
-    @field_validator("interactions", "items")
+    @field_validator("interactions", "items", "start_from")
     @classmethod
     def _paths_start_at_the_payload(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         base: Path | None = (info.context or {}).get("base_dir")

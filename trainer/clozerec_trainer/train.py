@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from clozerec_core.bundle import (
     FORMAT_VERSION,
@@ -23,8 +26,10 @@ from clozerec_core.bundle import (
     writing_directory,
 )
 from clozerec_core.errors import UsageError
+from clozerec_trainer.checkpoint import Checkpoints
 from clozerec_trainer.data import Dataset, read_dataset
-from clozerec_trainer.experiment import Figures, judge_model, model_of, train_and_judge, train_model
+from clozerec_trainer.distributed import World
+from clozerec_trainer.experiment import Figures, judge_model, model_of, train_model, train_on_split
 from clozerec_trainer.export import write_model, write_tables
 from clozerec_trainer.item_features import (
     DEFAULT_CACHE_DIR,
@@ -69,42 +74,57 @@ def train(
     output_dir: Path,
     reporter: Reporter | None = None,
     cache_dir: Path = DEFAULT_CACHE_DIR,
+    world: World | None = None,
 ) -> TrainResult:
     """Read, train, judge, and publish a bundle in `output_dir`, where the link `current` then names it.
 
     Args:
         payload: what to train on, and how.
-        output_dir: made where it is missing; nothing half-written stays in it.
+        output_dir: made where it is missing; nothing half-written stays in it but checkpoints, from which the same call
+            goes on.
         reporter: who hears of the progress.
         cache_dir: keeps content vectors and the text model's ONNX graph for the next run.
+        world: the processes that train together; each returns the same bundle, which the first has written.
 
     Raises:
         UsageError: payload, data or `output_dir` must be changed.
         ClozerecError: the loss is no longer a number.
     """
-    reporter = reporter or SilentReporter()
-    with writing_directory(output_dir) as staging:
+    world = world or World()
+    reporter = reporter if reporter is not None and world.is_first else SilentReporter()
+    with writing_directory(output_dir) if world.is_first else nullcontext(output_dir) as staging:
         dataset = read_dataset(payload, reporter)
         text_model = find_text_model(payload.text_model) if payload.metadata_columns else None
-        content = _content(dataset, text_model, payload, cache_dir, reporter)
-        model, fitted, figures = train_and_judge(dataset, content, payload, reporter)
+        content = world.first_before_others(lambda: _content(dataset, text_model, payload, cache_dir, reporter))
+        first, again = (
+            Checkpoints.of(output_dir, payload.checkpoint_seconds, **_identity(payload, dataset, text_model, phase))
+            for phase in ("training", "refit")
+        )
+        model, fitted = train_on_split(dataset, content, payload, reporter, first, world)
+        judged = world.from_first(lambda: judge_model(model, dataset, content, payload, fitted.best_epoch, reporter))
         if payload.refit:
-            every_event_U = dataset.log.starts_U1[1:]
-            model, _ = train_model(dataset, every_event_U, content, payload, reporter, None, fitted.best_epoch)
-        reporter.say("writing_bundle", directory=str(output_dir))
-        write_model(model, staging)
-        write_tables(dataset.catalogue, dataset.log, staging)
-        if text_model is not None:
-            write_text_engine(text_model, staging, cache_dir)
-        text = text_info(text_model, content, payload.metadata_columns) if text_model else None
-        manifest = _manifest(dataset, payload, text, figures)
-        write_report(staging / "report", manifest.bundle_id, figures, fitted.epochs, manifest.payload)
-        bundle = publish(staging, output_dir, manifest)
-    # A bundle that does not load must not go live.
-    Bundle.open(bundle.path).catalogue  # noqa: B018  # read for its checks
-    point_current(bundle)
-    reporter.say("bundle_published", bundle=str(bundle.path))
-    return TrainResult(bundle, figures)
+            stops_U, num_epochs = dataset.log.starts_U1[1:], fitted.best_epoch
+            model, _ = train_model(dataset, stops_U, content, payload, reporter, None, num_epochs, again, world)
+
+        def write() -> Path:
+            reporter.say("writing_bundle", directory=str(output_dir))
+            write_model(model, staging)
+            write_tables(dataset.catalogue, dataset.log, staging)
+            if text_model is not None:
+                write_text_engine(text_model, staging, cache_dir)
+            text = text_info(text_model, content, payload.metadata_columns) if text_model else None
+            manifest = _manifest(dataset, payload, text, judged.figures)
+            write_report(staging / "report", manifest.model_dump(mode="json"), fitted.epochs, judged.examples)
+            bundle = publish(staging, output_dir, manifest)
+            # A bundle that does not load must not go live.
+            Bundle.open(bundle.path).catalogue  # noqa: B018  # read for its checks
+            point_current(bundle)
+            for checkpoints in (first, again):
+                checkpoints.remove()
+            reporter.say("bundle_published", bundle=str(bundle.path))
+            return bundle.path
+
+        return TrainResult(Bundle.open(world.from_first(write)), judged.figures)
 
 
 def evaluate_bundle(bundle: Bundle, payload: Payload, reporter: Reporter | None = None) -> Figures:
@@ -128,7 +148,18 @@ def evaluate_bundle(bundle: Bundle, payload: Payload, reporter: Reporter | None 
         )
     best_epoch = int(bundle.manifest.metrics["best_epoch"])
     model = model_of(bundle, trained_with)
-    return judge_model(model, dataset, model.content, trained_with, best_epoch, reporter or SilentReporter())
+    return judge_model(model, dataset, model.content, trained_with, best_epoch, reporter or SilentReporter()).figures
+
+
+def _identity(payload: Payload, dataset: Dataset, text_model: TextModel | None, phase: str) -> dict[str, Any]:
+    """What must be equal for a training to go on from another's checkpoint."""
+    return {
+        "payload": payload.model_dump(mode="json", exclude={"interactions", "items", "checkpoint_seconds"}),
+        "data": dataset.fingerprint,
+        "text": text_model.sha256 if text_model else None,
+        "torch": torch.__version__,
+        "phase": phase,
+    }
 
 
 def _reading(payload: Payload) -> dict[str, object]:

@@ -48,8 +48,9 @@ SHOWN_KEYS = {
     "event_weights", "metadata_columns", "list_columns", "display_name", "max_sequence_length", "hidden_size",
     "model_depth", "content_dims", "behaviour_dropout", "validate_every", "device", "refit", "text_model",
     "top_k_results", "exclude_seen", "split", "validation_start", "test_start", "judged_events", "baselines",
+    "patience", "checkpoint_seconds", "start_from",
 }  # fmt: skip
-"""Keys with a test of their own, here, in test_data.py, test_splits.py, test_baselines.py or test_train.py."""
+"""Keys with a test of their own, here, in test_data.py, test_splits.py, test_checkpoint.py or test_train.py."""
 
 
 def test_every_key_is_tested() -> None:

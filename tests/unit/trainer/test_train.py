@@ -122,7 +122,7 @@ def test_items_without_a_training_event_have_no_behaviour(quick_bundle: Build, t
 def test_a_loss_that_is_no_number_stops_with_advice_and_leaves_nothing(quick_bundle: Build, tmp_path: Path) -> None:
     with pytest.raises(ClozerecError, match="lower learning_rate"):
         quick_bundle(learning_rate=1e30, gradient_clipping=0)
-    assert list((tmp_path / "bundles").iterdir()) == []
+    assert [path.name for path in (tmp_path / "bundles").iterdir() if path.name != ".checkpoints"] == []
 
 
 def test_an_unwritable_output_directory_is_refused_before_any_work(quick_keys: Any, tmp_path: Path) -> None:
