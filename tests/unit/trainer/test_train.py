@@ -31,10 +31,10 @@ def next_items(bundle: Bundle, session: list[str]) -> list[str]:
 
     rows = bundle.catalogue.rows_of(session)
     vectors = ItemSpace.from_weights(bundle.weights(), "input").catalogue_vectors(np.array(bundle.content))
-    tokens = np.zeros((1, len(rows) + 1, vectors.shape[1]), np.float32)
-    tokens[0, : len(rows)] = vectors[rows]
-    is_mask = np.arange(len(rows) + 1)[None] == len(rows)
-    feeds = {"token_vectors": tokens, "is_mask": is_mask, "is_pad": np.zeros_like(is_mask)}
+    weights = bundle.weights()
+    tokens = [*(vectors[rows] * weights["network.input_scale"]), weights["network.mask_vector"]]
+    hidden = np.stack(tokens) + weights["network.positions"][-len(tokens) :]
+    feeds = {"hidden": hidden[:, None].astype(np.float32), "asked": np.array([len(rows)])}
     (intent,) = onnxruntime.InferenceSession(bundle.file("encoder.onnx")).run(["intent"], feeds)
     order = np.argsort(-(bundle.vectors @ intent[0]), kind="stable")
     return [bundle.catalogue.item_ids[row] for row in order if row not in rows]
