@@ -222,12 +222,10 @@ async def _listening(services: Sequence[Service], settings: ServerSettings, gate
 
 
 def _encoder(bundle: Bundle, settings: EncoderSettings) -> EncoderServicer:
-    from clozerec_encoder.encoder import Encoder
+    from clozerec_encoder.bundles import LoadedBundles
     from clozerec_encoder.servicer import EncoderServicer
 
-    encoder = Encoder(bundle, settings)
-    encoder.warm_up()
-    return EncoderServicer(encoder)
+    return EncoderServicer(LoadedBundles(bundle, settings))
 
 
 def _retriever(bundle: Bundle, settings: RetrieverSettings) -> RetrieverServicer:

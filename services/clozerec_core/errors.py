@@ -111,8 +111,11 @@ class Overloaded(ClozerecError):
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
-    retry_s = 0.5
-    """When to try again, in seconds."""
+
+    def __init__(self, message: str, retry_s: float = 0.5) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+        """When to try again, in seconds."""
 
 
 class RateLimited(Overloaded):
@@ -121,8 +124,7 @@ class RateLimited(Overloaded):
     reason = "RATE_LIMITED"
 
     def __init__(self, rate_per_s: float, retry_s: float) -> None:
-        self.retry_s = retry_s
-        super().__init__(f"more than {rate_per_s:g} calls a second; try again in {retry_s:.3f} s")
+        super().__init__(f"more than {rate_per_s:g} calls a second; try again in {retry_s:.3f} s", retry_s)
 
 
 class Unauthenticated(ClozerecError):

@@ -74,5 +74,8 @@ class _LocalContext:
     def time_remaining(self) -> float | None:
         return current_request().remaining_s()
 
+    def peer(self) -> str:
+        return "local"
+
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return current_request().outgoing_metadata()

@@ -5,7 +5,7 @@ Shapes: L positions (items and one MASK, right-aligned), B sequences, D dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +25,7 @@ class RowSequence:
     """Catalogue rows, oldest first, at most the network's max_sequence_length; any row where `vectors` has an item."""
     mask_position: int
     """Items before the mask, 0 to their number."""
-    vectors: Mapping[int, Floats] = field(default_factory=dict)
+    vectors: dict[int, Floats] = field(default_factory=dict)
     """Input-side vectors `[D]` of items that are not of the catalogue, by their place in `rows`."""
 
 
@@ -60,6 +60,10 @@ class SequenceEngine:
         """Positions that the network computes for so many items: their own, unless it was trained reading padding."""
         return num_items + 1 if self._model.use_attention_mask else self._model.max_sequence_length + 1
 
+    def run_size(self, num_items: int) -> int:
+        """Sequences of so many items that run together."""
+        return max(1, self._run_tokens // self.run_len(num_items))
+
     def _run(self, sequences: Sequence[RowSequence]) -> Floats:
         """Sequences of one length."""
         length = self.run_len(len(sequences[0].rows))
@@ -83,6 +87,6 @@ class SequenceEngine:
         for i, sequence in enumerate(sequences):
             by_len.setdefault(len(sequence.rows), []).append(i)
         for num_items, members in by_len.items():
-            size = max(1, self._run_tokens // self.run_len(num_items))
+            size = self.run_size(num_items)
             for start in range(0, len(members), size):
                 yield members[start : start + size]

@@ -1,11 +1,13 @@
 """`clozerec.v1.EncoderService` on the wire: messages to domain types and back, and nothing else.
 
-Each call runs whole on one worker thread, conversion included, so that the event loop keeps answering health checks.
+The event loop converts what takes microseconds; a request of many thousand tokens is read on a thread, so that the loop
+keeps answering health checks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,17 +15,23 @@ from clozerec.v1 import encoder_pb2, encoder_pb2_grpc
 from clozerec_core.errors import BadRequest
 from clozerec_core.rpc import Service
 from clozerec_core.workers import Workers
-from clozerec_encoder.encoder import ContentToken, Encoded, Encoder, TextToken, Token, TokenSequence
+from clozerec_encoder.bundles import LoadedBundles
+from clozerec_encoder.tokens import ContentToken, Encoded, TextToken, Token, TokenSequence
 
 SERVICE_NAME = "clozerec.v1.EncoderService"
 
+TOKENS_ON_THE_LOOP = 10_000
+"""Read within some two milliseconds; more than 64 full sequences of 100 items."""
+
+T = TypeVar("T")
+
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
-    """Answers from one loaded bundle."""
+    """Answers from the loaded bundles."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._worker = Workers("encoder", num_threads=1)
+    def __init__(self, bundles: LoadedBundles) -> None:
+        self._bundles = bundles
+        self._reader = Workers("encoder's reader", num_threads=1)
 
     def service(self) -> Service:
         """What a server needs to host it."""
@@ -32,21 +40,36 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     async def EncodeSequences(
         self, request: encoder_pb2.EncodeSequencesRequest, context: Any
     ) -> encoder_pb2.EncodeSequencesResponse:
-        return await self._worker.run(lambda: self._encode_sequences(request))
+        with self._bundles.using(request.bundle_id) as encoder:
+            readings = await self._read(
+                sum(len(message.tokens) for message in request.sequences),
+                lambda: encoder.read([_sequence(message, i) for i, message in enumerate(request.sequences)]),
+            )
+            results = await encoder.encode(readings, context.peer())
+            return encoder_pb2.EncodeSequencesResponse(
+                bundle_id=encoder.bundle_id, sequences=[_encoded(result) for result in results]
+            )
 
     async def EncodeTexts(
         self, request: encoder_pb2.EncodeTextsRequest, context: Any
     ) -> encoder_pb2.EncodeTextsResponse:
-        return await self._worker.run(lambda: self._encode_texts(request))
+        with self._bundles.using(request.bundle_id) as encoder:
+            vectors = await encoder.encode_texts(request.texts, context.peer())
+            texts = [
+                encoder_pb2.EncodedText(content=content.tolist(), item=item.tolist(), truncated=truncated)
+                for content, item, truncated in zip(vectors.content, vectors.items, vectors.truncated, strict=True)
+            ]
+            return encoder_pb2.EncodeTextsResponse(bundle_id=encoder.bundle_id, texts=texts)
 
     async def GetEncoderInfo(
         self, request: encoder_pb2.GetEncoderInfoRequest, context: Any
     ) -> encoder_pb2.GetEncoderInfoResponse:
-        manifest = self._encoder.manifest
+        manifest = self._bundles.current.manifest
         info = encoder_pb2.GetEncoderInfoResponse(
             bundle_id=manifest.bundle_id,
             dim=manifest.model.dim,
             max_sequence_length=manifest.model.max_sequence_length,
+            loaded_bundle_ids=self._bundles.bundle_ids,
         )
         if manifest.text is not None:
             info.content_dim = manifest.text.content_dim
@@ -55,29 +78,18 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         return info
 
     def close(self) -> None:
-        """Stop the worker once no call is under way."""
-        self._worker.close()
+        """Let go of the bundles once no call is under way."""
+        self._reader.close()
+        self._bundles.close()
 
-    def _encode_sequences(self, request: encoder_pb2.EncodeSequencesRequest) -> encoder_pb2.EncodeSequencesResponse:
-        self._encoder.check_bundle(request.bundle_id)
-        sequences = [_sequence(message, f"sequences[{i}]") for i, message in enumerate(request.sequences)]
-        results = self._encoder.encode_sequences(sequences)
-        return encoder_pb2.EncodeSequencesResponse(
-            bundle_id=self._encoder.bundle_id, sequences=[_encoded(result) for result in results]
-        )
-
-    def _encode_texts(self, request: encoder_pb2.EncodeTextsRequest) -> encoder_pb2.EncodeTextsResponse:
-        self._encoder.check_bundle(request.bundle_id)
-        vectors = self._encoder.encode_texts(request.texts)
-        texts = [
-            encoder_pb2.EncodedText(content=content.tolist(), item=item.tolist(), truncated=truncated)
-            for content, item, truncated in zip(vectors.content, vectors.items, vectors.truncated, strict=True)
-        ]
-        return encoder_pb2.EncodeTextsResponse(bundle_id=self._encoder.bundle_id, texts=texts)
+    async def _read(self, num_tokens: int, work: Callable[[], T]) -> T:
+        return work() if num_tokens <= TOKENS_ON_THE_LOOP else await self._reader.run(work)
 
 
-def _sequence(message: encoder_pb2.Sequence, field: str) -> TokenSequence:
-    tokens = [_token(token, f"{field}.tokens[{i}]") for i, token in enumerate(message.tokens)]
+def _sequence(message: encoder_pb2.Sequence, number: int) -> TokenSequence:
+    tokens: list[Token] = [token.item_id for token in message.tokens]
+    if "" in tokens:  # an empty id, or another kind of token
+        tokens = [_token(token, f"sequences[{number}].tokens[{i}]") for i, token in enumerate(message.tokens)]
     return TokenSequence(tokens, message.mask_index if message.HasField("mask_index") else None)
 
 
@@ -95,7 +107,7 @@ def _token(message: encoder_pb2.Token, field: str) -> Token:
 
 def _encoded(result: Encoded) -> encoder_pb2.EncodedSequence:
     return encoder_pb2.EncodedSequence(
-        intent=[] if result.intent is None else result.intent.tolist(),
+        intent=None if result.intent is None else result.intent.tolist(),
         unknown_tokens=result.unknown,
         vectorless_tokens=result.vectorless,
         truncated_tokens=result.truncated,

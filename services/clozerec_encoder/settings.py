@@ -23,6 +23,21 @@ class EncoderSettings(ServerSettings):
     encoder_device: Literal["cpu", "cuda"] = Field(
         "cpu", description="Where the networks run; cuda needs onnxruntime-gpu and a GPU."
     )
+    encoder_workers: int = Field(1, ge=1, description="Batches that run at once, each on its own threads.")
+    encoder_batch_tokens: int = Field(
+        1024,
+        ge=1,
+        description="Positions that a worker takes at a time, from all callers; a newcomer waits for them.",
+    )
+    encoder_max_waiting_tokens: int = Field(
+        100_000, ge=1, description="Positions that may wait, a quarter of a second's work; beyond it calls are refused."
+    )
     text_batch_tokens: int = Field(
-        512, ge=1, description="Word pieces in one run of the text model; bounds its memory, about 0.1 MB a piece."
+        256, ge=1, description="Word pieces in one run of the text model; bounds its memory, about 0.1 MB a piece."
+    )
+    text_max_waiting_tokens: int = Field(
+        20_000, ge=1, description="Word pieces that may wait, ten seconds' work; beyond it calls are refused."
+    )
+    text_cache_texts: int = Field(
+        10_000, ge=0, description="Texts whose vectors are kept, newest first, at about 2 kB each."
     )

@@ -5,6 +5,7 @@ A bundle in `tests/golden/v<N>/` is what a user of that version has on disk. It 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sys
@@ -13,8 +14,9 @@ from pathlib import Path
 
 from clozerec_core.bundle import FORMAT_VERSION, Bundle
 from clozerec_core.predicate import EVERYTHING
-from clozerec_encoder.encoder import Encoder, TokenSequence
+from clozerec_encoder.encoder import Encoder
 from clozerec_encoder.settings import EncoderSettings
+from clozerec_encoder.tokens import TokenSequence
 from clozerec_retriever.retriever import Retriever, Selection
 
 GOLDEN_DIR = Path(__file__).parent
@@ -24,13 +26,14 @@ TOP_K = 5
 
 def answers(bundle: Bundle) -> dict[str, list[tuple[str, float]]]:
     """Item ids and scores for each session."""
-    encoder = Encoder(bundle, EncoderSettings(bundle=bundle.path))
+    encoder = Encoder(bundle, EncoderSettings(bundle=bundle.path), texts=None)
     retriever = Retriever.open(bundle)
+    encoded = asyncio.run(encoder.encode(encoder.read([TokenSequence(list(session)) for session in SESSIONS]), ""))
+    encoder.close()
     found = {}
-    for session in SESSIONS:
-        (encoded,) = encoder.encode_sequences([TokenSequence(list(session))])
-        assert encoded.intent is not None
-        ranking = retriever.search_by_vector(encoded.intent, Selection(TOP_K, EVERYTHING, list(session))).ranking
+    for session, each in zip(SESSIONS, encoded, strict=True):
+        assert each.intent is not None
+        ranking = retriever.search_by_vector(each.intent, Selection(TOP_K, EVERYTHING, list(session))).ranking
         ids = [bundle.catalogue.item_ids[row] for row in ranking.rows]
         found[session] = list(zip(ids, [float(score) for score in ranking.scores], strict=True))
     return found

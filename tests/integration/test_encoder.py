@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
 import toy_world
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from clozerec.v1 import encoder_pb2
 from clozerec.v1.encoder_pb2_grpc import EncoderServiceStub
@@ -132,3 +136,52 @@ async def test_no_sequences_and_no_texts_are_refused(stub: EncoderServiceStub) -
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await stub.EncodeTexts(encoder_pb2.EncodeTextsRequest(), timeout=TIMEOUT_S)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_too_much_waiting_is_refused_with_the_time_to_try_again(toy_bundle: Bundle) -> None:
+    settings = EncoderSettings(bundle=toy_bundle.path, grpc_port=0, grace_s=1, encoder_max_waiting_tokens=1)
+    request = encoder_pb2.EncodeSequencesRequest(sequences=[sequence("abcdefgh")] * 1000)
+    async with (
+        encoder_server(toy_bundle, settings) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        calls = [EncoderServiceStub(channel).EncodeSequences(request, timeout=TIMEOUT_S) for _ in range(30)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    assert len(refused) < len(answers), "the first finds an empty queue"
+    retry = error_details_pb2.RetryInfo()
+    for error in refused:
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        status = rpc_status.from_call(error)
+        assert status is not None
+        assert any(detail.Unpack(retry) for detail in status.details)
+        assert 0 < retry.retry_delay.ToNanoseconds() < 10**9
+    assert refused
+
+
+async def test_texts_outside_the_window_are_not_embedded(stub: EncoderServiceStub, toy_text_bundle: Bundle) -> None:
+    max_len = toy_text_bundle.manifest.model.max_sequence_length
+    ids = [encoder_pb2.Token(item_id=each) for each in "abcdefghijklmnop"[:max_len]]
+    long_texts = [encoder_pb2.Token(text=f"{number} " + "word " * 400) for number in range(3)]
+    cut, read = await encode(
+        stub, encoder_pb2.Sequence(tokens=[*long_texts, *ids]), encoder_pb2.Sequence(tokens=[*ids, *long_texts])
+    )
+    assert (list(cut.truncated_tokens), list(read.truncated_tokens)) == ([], [max_len, max_len + 1, max_len + 2])
+    (alone,) = await encode(stub, encoder_pb2.Sequence(tokens=ids))
+    np.testing.assert_allclose(cut.intent, alone.intent, atol=1e-5)
+
+
+async def test_a_request_of_a_million_tokens_leaves_the_health_check_quick(stub: EncoderServiceStub) -> None:
+    """Quick means here: answered while the request is still at work."""
+    request = encoder_pb2.EncodeSequencesRequest(sequences=[sequence("ab" * 5000)] * 60)
+    large = asyncio.create_task(_await(stub.EncodeSequences(request, timeout=120)))
+    checks = 0
+    while not large.done():
+        await stub.GetEncoderInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
+        checks += 1
+    assert len((await large).sequences) == 60
+    assert checks > 5
+
+
+async def _await(call: Any) -> Any:
+    return await call

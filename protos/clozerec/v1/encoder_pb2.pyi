@@ -89,17 +89,19 @@ class GetEncoderInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetEncoderInfoResponse(_message.Message):
-    __slots__ = ("bundle_id", "dim", "max_sequence_length", "content_dim", "text_model", "text_max_tokens")
+    __slots__ = ("bundle_id", "dim", "max_sequence_length", "content_dim", "text_model", "text_max_tokens", "loaded_bundle_ids")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     MAX_SEQUENCE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     CONTENT_DIM_FIELD_NUMBER: _ClassVar[int]
     TEXT_MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOADED_BUNDLE_IDS_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     dim: int
     max_sequence_length: int
     content_dim: int
     text_model: str
     text_max_tokens: int
-    def __init__(self, bundle_id: _Optional[str] = ..., dim: _Optional[int] = ..., max_sequence_length: _Optional[int] = ..., content_dim: _Optional[int] = ..., text_model: _Optional[str] = ..., text_max_tokens: _Optional[int] = ...) -> None: ...
+    loaded_bundle_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, bundle_id: _Optional[str] = ..., dim: _Optional[int] = ..., max_sequence_length: _Optional[int] = ..., content_dim: _Optional[int] = ..., text_model: _Optional[str] = ..., text_max_tokens: _Optional[int] = ..., loaded_bundle_ids: _Optional[_Iterable[str]] = ...) -> None: ...

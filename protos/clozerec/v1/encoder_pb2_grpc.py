@@ -61,6 +61,7 @@ class EncoderServiceServicer:
         INVALID_ARGUMENT: no sequence, over 1,024 sequences or 10,000 tokens in one of them, an empty token, a content
         vector of the wrong length or with NaN, a `mask_index` beyond the sequence.
         FAILED_PRECONDITION: `bundle_id` is not loaded, or a text token for a bundle without a text engine.
+        RESOURCE_EXHAUSTED: too much is waiting; RetryInfo says when to try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,6 +71,7 @@ class EncoderServiceServicer:
         """Content vectors of texts, and the item vectors that items with these texts and no behaviour have.
         INVALID_ARGUMENT: no text, over 1,024 texts, an empty text or one over 8 KiB.
         FAILED_PRECONDITION: `bundle_id` is not loaded, or the bundle has no text engine.
+        RESOURCE_EXHAUSTED: too much is waiting; RetryInfo says when to try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

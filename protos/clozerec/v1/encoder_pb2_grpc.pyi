@@ -38,11 +38,13 @@ class EncoderServiceStub:
     INVALID_ARGUMENT: no sequence, over 1,024 sequences or 10,000 tokens in one of them, an empty token, a content
     vector of the wrong length or with NaN, a `mask_index` beyond the sequence.
     FAILED_PRECONDITION: `bundle_id` is not loaded, or a text token for a bundle without a text engine.
+    RESOURCE_EXHAUSTED: too much is waiting; RetryInfo says when to try again.
     """
     EncodeTexts: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.EncodeTextsRequest, _encoder_pb2.EncodeTextsResponse]
     """Content vectors of texts, and the item vectors that items with these texts and no behaviour have.
     INVALID_ARGUMENT: no text, over 1,024 texts, an empty text or one over 8 KiB.
     FAILED_PRECONDITION: `bundle_id` is not loaded, or the bundle has no text engine.
+    RESOURCE_EXHAUSTED: too much is waiting; RetryInfo says when to try again.
     """
     GetEncoderInfo: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.GetEncoderInfoRequest, _encoder_pb2.GetEncoderInfoResponse]
     """What is loaded, and its limits."""
@@ -57,11 +59,13 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     INVALID_ARGUMENT: no sequence, over 1,024 sequences or 10,000 tokens in one of them, an empty token, a content
     vector of the wrong length or with NaN, a `mask_index` beyond the sequence.
     FAILED_PRECONDITION: `bundle_id` is not loaded, or a text token for a bundle without a text engine.
+    RESOURCE_EXHAUSTED: too much is waiting; RetryInfo says when to try again.
     """
     EncodeTexts: _aio.UnaryUnaryMultiCallable[_encoder_pb2.EncodeTextsRequest, _encoder_pb2.EncodeTextsResponse]  # type: ignore[assignment]
     """Content vectors of texts, and the item vectors that items with these texts and no behaviour have.
     INVALID_ARGUMENT: no text, over 1,024 texts, an empty text or one over 8 KiB.
     FAILED_PRECONDITION: `bundle_id` is not loaded, or the bundle has no text engine.
+    RESOURCE_EXHAUSTED: too much is waiting; RetryInfo says when to try again.
     """
     GetEncoderInfo: _aio.UnaryUnaryMultiCallable[_encoder_pb2.GetEncoderInfoRequest, _encoder_pb2.GetEncoderInfoResponse]  # type: ignore[assignment]
     """What is loaded, and its limits."""
@@ -79,6 +83,7 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT: no sequence, over 1,024 sequences or 10,000 tokens in one of them, an empty token, a content
         vector of the wrong length or with NaN, a `mask_index` beyond the sequence.
         FAILED_PRECONDITION: `bundle_id` is not loaded, or a text token for a bundle without a text engine.
+        RESOURCE_EXHAUSTED: too much is waiting; RetryInfo says when to try again.
         """
 
     @_abc_1.abstractmethod
@@ -90,6 +95,7 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Content vectors of texts, and the item vectors that items with these texts and no behaviour have.
         INVALID_ARGUMENT: no text, over 1,024 texts, an empty text or one over 8 KiB.
         FAILED_PRECONDITION: `bundle_id` is not loaded, or the bundle has no text engine.
+        RESOURCE_EXHAUSTED: too much is waiting; RetryInfo says when to try again.
         """
 
     @_abc_1.abstractmethod

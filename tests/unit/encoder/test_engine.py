@@ -16,8 +16,7 @@ NUM_ITEMS, MAX_LEN, DIM = 20, 6, 12
 
 
 @pytest.mark.parametrize("use_attention_mask", [True, False])
-@pytest.mark.parametrize(("depth", "heads"), [(1, 3), (2, 1), (3, 4)])
-@pytest.mark.parametrize("run_tokens", [1, 16, 1000])
+@pytest.mark.parametrize(("depth", "heads", "run_tokens"), [(1, 3, 1), (2, 1, 16), (3, 4, 1000)])
 def test_intents_are_those_of_torch_at_every_length_and_mask_position(
     use_attention_mask: bool, depth: int, heads: int, run_tokens: int, tmp_path: Path
 ) -> None:
