@@ -16,7 +16,7 @@ from clozerec_cli.settings import EVERY_KIND, AllSettings
 from clozerec_core import metrics
 from clozerec_core.access import Gate
 from clozerec_core.bundle import Bundle
-from clozerec_core.bundle_watch import BundleWatch
+from clozerec_core.bundle_watch import BundleWatch, WatchSettings
 from clozerec_core.metrics_endpoint import metrics_endpoint
 from clozerec_core.remote_stub import InnerAccess, RemoteStub
 from clozerec_core.rpc import GrpcServer, ServerSettings, Service, until_signalled
@@ -90,18 +90,18 @@ def _context(part: Part, bundle: Bundle, settings: Any) -> AbstractAsyncContextM
 
 
 def encoder_server(bundle: Bundle, settings: EncoderSettings) -> AbstractAsyncContextManager[int]:
-    """The encoder; yields its port."""
-    return _inner_server(lambda: _encoder(bundle, settings), settings)
+    """The encoder, following the bundle's link; yields its port."""
+    return _inner_server(Part.ENCODER, lambda: _encoder(bundle, settings), settings, bundle)
 
 
 def retriever_server(bundle: Bundle, settings: RetrieverSettings) -> AbstractAsyncContextManager[int]:
     """The retriever, following the bundle's link; yields its port."""
-    return _inner_server(lambda: _retriever(bundle, settings), settings, bundle)
+    return _inner_server(Part.RETRIEVER, lambda: _retriever(bundle, settings), settings, bundle)
 
 
 @asynccontextmanager
 async def _inner_server(
-    load: Callable[[], EncoderServicer | RetrieverServicer], settings: ServerSettings, followed: Bundle | None = None
+    part: Part, load: Callable[[], EncoderServicer | RetrieverServicer], settings: Any, bundle: Bundle
 ) -> AsyncIterator[int]:
     servicer = await asyncio.to_thread(load)
     try:
@@ -111,19 +111,18 @@ async def _inner_server(
             client_names=settings.tls_client_names,
         )
         listening = _listening([servicer.service()], settings, gate)
-        async with listening as port, _following(servicer, followed, settings):
+        async with listening as port, _following(part, servicer, bundle, settings):
             yield port
     finally:
         servicer.close()
 
 
 @asynccontextmanager
-async def _following(part: Any, bundle: Bundle | None, settings: Any) -> AsyncIterator[None]:
-    """Keep a part on the bundle that the link names; None: the part does not follow."""
-    if bundle is None:
-        yield
-        return
-    watching = asyncio.create_task(BundleWatch(part, bundle, settings, Part.RETRIEVER.value).run())
+async def _following(
+    part: Part, servicer: EncoderServicer | RetrieverServicer, bundle: Bundle, settings: WatchSettings
+) -> AsyncIterator[None]:
+    """Keep a part on the bundle that the link names."""
+    watching = asyncio.create_task(BundleWatch(servicer, bundle, settings, part.value).run())
     try:
         yield
     finally:

@@ -1,38 +1,31 @@
 """The bundles that an encoder serves: the current one and, during a roll-out, those that callers still mean.
 
-Callers move from one bundle to the next at their own pace, and each names the one it means. So a bundle that is no
-longer current stays until nobody has asked for it for a while, and no call is cut off by a switch.
+Callers move from one bundle to the next at their own pace, and each names the one it means. `bundle_watch.py` says when
+to load, switch and release; no call is cut off by any of it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from clozerec_core.bundle import TEXT_FILES, Bundle
 from clozerec_core.errors import BundleMismatch
-from clozerec_core.telemetry import BUNDLE_RELEASED, BUNDLE_SWITCHED, get_logger
 from clozerec_encoder.encoder import Encoder
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_encoder.text import TextEngine, Texts
 
-log = get_logger("encoder")
 
-
+@dataclass(eq=False)
 class _Loaded:
     """One bundle in memory, and who uses it."""
 
-    def __init__(self, bundle: Bundle, encoder: Encoder) -> None:
-        self.encoder = encoder
-        self.text_key = _text_key(bundle)
-        self.num_calls = 0
-        self.last_asked = time.monotonic()
-
-    def unused_for(self, seconds: float) -> bool:
-        """Whether no call is under way, and none has ended for so long."""
-        return self.num_calls == 0 and time.monotonic() - self.last_asked >= seconds
+    encoder: Encoder
+    text_key: tuple[object, ...]
+    num_calls: int = 0
+    released: bool = False
 
 
 class LoadedBundles:
@@ -42,7 +35,8 @@ class LoadedBundles:
         """Load and warm the bundle to start with."""
         self._settings = settings
         self._loaded: dict[str, _Loaded] = {}
-        self.switch_to(self.load(first))
+        self.load(first)
+        self.make_current(first.bundle_id)
 
     @property
     def current(self) -> Encoder:
@@ -51,11 +45,12 @@ class LoadedBundles:
     @property
     def bundle_ids(self) -> list[str]:
         """Of all that are loaded, the current one last."""
-        return list(self._loaded)
+        others = [bundle_id for bundle_id, loaded in self._loaded.items() if loaded is not self._current]
+        return [*others, self.current.bundle_id]
 
     @contextmanager
     def using(self, bundle_id: str) -> Iterator[Encoder]:
-        """The encoder of a bundle, which stays loaded meanwhile; empty means the current one.
+        """The encoder of a bundle, which stays open meanwhile; empty means the current one.
 
         Raises:
             BundleMismatch: it is not loaded.
@@ -68,10 +63,11 @@ class LoadedBundles:
             yield loaded.encoder
         finally:
             loaded.num_calls -= 1
-            loaded.last_asked = time.monotonic()
+            if loaded.released and loaded.num_calls == 0:
+                self._close_aside(loaded)
 
-    def load(self, bundle: Bundle) -> _Loaded:
-        """Load a bundle beside the others and warm it, on any thread: it answers nobody yet.
+    def load(self, bundle: Bundle) -> None:
+        """Load and warm a bundle beside the others, on any thread; from then on calls may name it.
 
         The text engine, by far the largest part, is shared where it is the same.
         """
@@ -82,28 +78,29 @@ class LoadedBundles:
             texts.warm_up()
         encoder = Encoder(bundle, self._settings, texts)
         encoder.warm_up()
-        return _Loaded(bundle, encoder)
+        self._loaded[bundle.bundle_id] = _Loaded(encoder, key)
 
-    def switch_to(self, loaded: _Loaded) -> None:
-        """Answer from this bundle from now on; those before stay for the callers that name them."""
-        bundle_id = loaded.encoder.bundle_id
-        self._loaded.pop(bundle_id, None)
-        self._loaded[bundle_id] = self._current = loaded
-        log.info(BUNDLE_SWITCHED, bundle_id=bundle_id, loaded=self.bundle_ids)
+    def make_current(self, bundle_id: str) -> None:
+        """Let calls that name no bundle mean this one."""
+        self._current = self._loaded[bundle_id]
 
-    async def release_idle(self, idle_s: float) -> list[str]:
-        """Let go of bundles that are not current and that nobody asked for in so long; their ids."""
-        idle = [each for each in self._loaded.values() if each is not self._current and each.unused_for(idle_s)]
-        for loaded in idle:
-            del self._loaded[loaded.encoder.bundle_id]
-            await asyncio.to_thread(self._close, loaded)
-            log.info(BUNDLE_RELEASED, bundle_id=loaded.encoder.bundle_id)
-        return [loaded.encoder.bundle_id for loaded in idle]
+    def release(self, bundle_id: str) -> None:
+        """Forget a bundle that is not the current one; calls under way with it end first."""
+        loaded = self._loaded.pop(bundle_id)
+        assert loaded is not self._current, "the current bundle stays"
+        loaded.released = True
+        if loaded.num_calls == 0:
+            self._close_aside(loaded)
 
     def close(self) -> None:
         """Let go of everything, once no call is under way."""
-        for bundle_id in self.bundle_ids:
-            self._close(self._loaded.pop(bundle_id))
+        while self._loaded:
+            _, loaded = self._loaded.popitem()
+            self._close(loaded)
+
+    def _close_aside(self, loaded: _Loaded) -> None:
+        """Threads may have to end a batch that nobody waits for any more."""
+        threading.Thread(target=self._close, args=(loaded,), name="release").start()
 
     def _close(self, loaded: _Loaded) -> None:
         loaded.encoder.close()

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from clozerec.v1 import encoder_pb2, encoder_pb2_grpc
+from clozerec_core.bundle import Bundle
 from clozerec_core.errors import BadRequest
 from clozerec_core.rpc import Service
 from clozerec_core.workers import Workers
@@ -76,6 +77,18 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             info.text_model = manifest.text.model
             info.text_max_tokens = manifest.text.max_tokens
         return info
+
+    def load(self, bundle: Bundle) -> None:
+        """Load and warm a verified bundle beside the others; calls may name it from then on."""
+        self._bundles.load(bundle)
+
+    def make_current(self, bundle_id: str) -> None:
+        """Let calls that name no bundle mean this one."""
+        self._bundles.make_current(bundle_id)
+
+    def release(self, bundle_id: str) -> None:
+        """Forget a bundle that is not the current one."""
+        self._bundles.release(bundle_id)
 
     def close(self) -> None:
         """Let go of the bundles once no call is under way."""

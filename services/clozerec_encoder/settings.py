@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from clozerec_core.bundle_watch import WatchSettings
 from clozerec_core.rpc import ServerSettings
 
 
-class EncoderSettings(ServerSettings):
+class EncoderSettings(ServerSettings, WatchSettings):
     """Read once in `main()`."""
 
-    bundle: Path = Field(description="A bundle directory, or a symlink to one.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="0 takes any free port.")
     metrics_port: int = Field(9091, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
     encoder_threads: int = Field(1, ge=1, description="Threads of one network run; the cores left serve other callers.")

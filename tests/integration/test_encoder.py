@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,14 +12,16 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import toy_world
+from encoder_bundle import random_network, write_encoder_bundle
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from clozerec.v1 import encoder_pb2
 from clozerec.v1.encoder_pb2_grpc import EncoderServiceStub
 from clozerec_cli.serving import encoder_server
-from clozerec_core.bundle import Bundle
+from clozerec_core.bundle import Bundle, point_current
 from clozerec_encoder.settings import EncoderSettings
+from clozerec_trainer.model import NetworkSpec
 from integration.conftest import TIMEOUT_S
 
 
@@ -32,7 +35,7 @@ async def stub(toy_text_bundle: Bundle) -> AsyncIterator[EncoderServiceStub]:
         yield EncoderServiceStub(channel)
 
 
-def sequence(ids: str, mask_index: int | None = None) -> encoder_pb2.Sequence:
+def sequence(ids: Iterable[str], mask_index: int | None = None) -> encoder_pb2.Sequence:
     return encoder_pb2.Sequence(tokens=[encoder_pb2.Token(item_id=each) for each in ids], mask_index=mask_index)
 
 
@@ -185,3 +188,36 @@ async def test_a_request_of_a_million_tokens_leaves_the_health_check_quick(stub:
 
 async def _await(call: Any) -> Any:
     return await call
+
+
+async def test_pointing_the_link_elsewhere_switches_under_load_without_an_error(tmp_path: Path) -> None:
+    spec = NetworkSpec(12, 7, 2, 3, 0.1, True)
+    first, second = (
+        write_encoder_bundle(tmp_path, random_network(spec, seed), bundle_id=name)
+        for seed, name in enumerate(("first", "second"))
+    )
+    settings = EncoderSettings(bundle=point_current(first), grpc_port=0, grace_s=1, bundle_poll_s=0.01)
+    request = encoder_pb2.EncodeSequencesRequest(sequences=[sequence(["i3", "i14"])])
+    answered = []
+    async with (
+        encoder_server(first, settings) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub = EncoderServiceStub(channel)
+
+        async def ask_until(bundle: Bundle) -> None:
+            while True:
+                answered.append((await stub.EncodeSequences(request, timeout=TIMEOUT_S)).bundle_id)
+                if answered[-1] == bundle.bundle_id:
+                    return
+
+        await asyncio.gather(*(ask_until(first) for _ in range(8)))
+        point_current(second)
+        await asyncio.gather(*(ask_until(second) for _ in range(8)))
+        request.bundle_id = "first"
+        assert (await stub.EncodeSequences(request, timeout=TIMEOUT_S)).bundle_id == "first"
+        info = await stub.GetEncoderInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
+        assert list(info.loaded_bundle_ids) == ["first", "second"]
+        request.bundle_id = ""
+        point_current(first)
+        await asyncio.gather(*(ask_until(first) for _ in range(8)))

@@ -46,7 +46,10 @@ async def ask(bundles: LoadedBundles, bundle_id: str) -> tuple[str, np.ndarray]:
 
 
 async def test_a_call_is_answered_by_the_bundle_it_names(loaded: LoadedBundles, made: dict[str, Bundle]) -> None:
-    loaded.switch_to(loaded.load(made["second"]))
+    loaded.load(made["second"])
+    assert (await ask(loaded, "second"))[0] == "second"
+    assert (await ask(loaded, ""))[0] == "first"
+    loaded.make_current("second")
     assert loaded.bundle_ids == ["first", "second"]
     for asked, answering in (("", "second"), ("first", "first"), ("second", "second")):
         name, intent = await ask(loaded, asked)
@@ -68,23 +71,27 @@ async def test_switches_and_releases_under_load_cause_no_error(loaded: LoadedBun
 
     callers = [asyncio.create_task(keep_asking()) for _ in range(8)]
     for name in ("second", "third", "first"):
-        loaded.switch_to(await asyncio.to_thread(loaded.load, made[name]))
+        last = loaded.current.bundle_id
+        await asyncio.to_thread(loaded.load, made[name])
+        loaded.make_current(name)
+        loaded.release(last)
         while name not in answered:
             await ask(loaded, name)
-        while len(loaded.bundle_ids) > 1:
-            await loaded.release_idle(0)
         answered.clear()
     stopping.set()
     await asyncio.gather(*callers)
     assert loaded.bundle_ids == ["first"]
 
 
-async def test_a_bundle_in_use_is_not_released(loaded: LoadedBundles, made: dict[str, Bundle]) -> None:
-    with loaded.using("first"):
-        loaded.switch_to(loaded.load(made["second"]))
-        assert await loaded.release_idle(0) == []
-        assert (await ask(loaded, "first"))[0] == "first"
-    assert await loaded.release_idle(3600) == []
-    assert await loaded.release_idle(0) == ["first"]
-    with pytest.raises(BundleMismatch):
-        await ask(loaded, "first")
+async def test_a_released_bundle_answers_the_calls_that_it_has_begun(
+    loaded: LoadedBundles, made: dict[str, Bundle]
+) -> None:
+    loaded.load(made["second"])
+    loaded.make_current("second")
+    with loaded.using("first") as encoder:
+        loaded.release("first")
+        with pytest.raises(BundleMismatch):
+            await ask(loaded, "first")
+        (encoded,) = await encoder.encode(encoder.read([TokenSequence(SESSION)]), "")
+        np.testing.assert_allclose(encoded.intent, INTENTS["first"], atol=1e-5)
+    assert loaded.bundle_ids == ["second"]
