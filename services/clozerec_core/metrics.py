@@ -62,6 +62,34 @@ BUNDLE_INFO = Gauge(
     registry=REGISTRY,
 )
 
+# Encoder; the label `engine` is "encoder" (sequences) or "text engine"
+
+ENCODER_BATCH_PIECES = Histogram(
+    "clozerec_encoder_batch_pieces",
+    "Sequences or texts that ran together.",
+    ("engine",),
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    registry=REGISTRY,
+)
+ENCODER_WAITING_TOKENS = Gauge(
+    "clozerec_encoder_waiting_tokens",
+    "Positions or word pieces that wait for an engine.",
+    ("engine",),
+    registry=REGISTRY,
+)
+ENCODER_DROPPED = Counter(
+    "clozerec_encoder_dropped_calls_total",
+    "Calls whose work was refused (full) or dropped before it ran (cancelled, late).",
+    ("engine", "reason"),
+    registry=REGISTRY,
+)
+ENCODER_TEXTS = Counter(
+    "clozerec_encoder_texts_total",
+    "Texts by whether the cache knew them: hit or miss.",
+    ("cache",),
+    registry=REGISTRY,
+)
+
 # Gateway
 
 GATEWAY_HTTP_REQUESTS = Counter(

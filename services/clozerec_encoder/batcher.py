@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
+from clozerec_core import metrics
 from clozerec_core.errors import DeadlineExceeded, Overloaded
 from clozerec_core.request_context import current_request
 
@@ -23,6 +24,9 @@ R = TypeVar("R")
 
 TURNS_A_BATCH = 8
 """A batch has room for so many turns at least: what a large call takes at once, others can be quicker than."""
+
+LONE_GAP_S = 0.0005
+"""Since the last call, for a caller to count as alone."""
 
 RETRY_S = (0.05, 0.95)
 """Bounds of the time after which a refused caller is told to try again."""
@@ -124,6 +128,7 @@ class Batcher(Generic[W, R]):
         run: Callable[[Sequence[W]], Iterable[R]],
         batch_cost: int,
         max_waiting_cost: int,
+        lone_cost: int = 0,
         threads: int = 1,
     ) -> None:
         """Start the threads.
@@ -133,12 +138,18 @@ class Batcher(Generic[W, R]):
             run: results for pieces, in their order; called on the threads.
             batch_cost: what a thread takes at a time; larger batches hold up the next caller.
             max_waiting_cost: beyond it a call is refused.
+            lone_cost: a lone caller's call up to this is run at once on the event loop: handing a run of 0.2 ms to a
+                thread and back takes longer than the run.
             threads: how many batches run at once.
         """
         self._name = name
         self._run = run
         self._batch_cost = batch_cost
+        self._lone_cost = lone_cost
+        self._last_call = 0.0
+        self._num_working = 0
         self._queue = FairQueue[W, R](max_waiting_cost)
+        self._metrics = _Metrics(name)
         self._changed = threading.Condition()
         self._closing = False
         self._cost_per_s = 0.0
@@ -158,9 +169,13 @@ class Batcher(Generic[W, R]):
             Overloaded: too much is waiting.
             DeadlineExceeded: the request's time was up before its turn came.
         """
+        if self._is_alone(sum(costs)):
+            self._metrics.pieces.observe(len(pieces))
+            return list(self._run(pieces))
         call = Call[W, R](pieces, costs, caller, asyncio.get_running_loop().create_future(), current_request().deadline)
         with self._changed:
             if not self._queue.put(call):
+                self._metrics.refused.inc()
                 raise Overloaded(f"the {self._name} has too much work waiting; try again", self._retry_s())
             self._changed.notify()
         try:
@@ -168,6 +183,7 @@ class Batcher(Generic[W, R]):
         except asyncio.CancelledError:
             with self._changed:
                 self._queue.drop(call)
+            self._metrics.cancelled.inc()
             raise
 
     def close(self) -> None:
@@ -177,6 +193,12 @@ class Batcher(Generic[W, R]):
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _is_alone(self, cost: int) -> bool:
+        """Whether nobody else is served or has just been, and the work is small."""
+        now = time.monotonic()
+        gap_s, self._last_call = now - self._last_call, now
+        return cost <= self._lone_cost and gap_s > LONE_GAP_S and not self._queue and not self._num_working
 
     def _retry_s(self) -> float:
         """How long what waits will take."""
@@ -191,8 +213,12 @@ class Batcher(Generic[W, R]):
                 if not self._queue:
                     return
                 shares = self._take()
+                self._num_working += 1
+                self._metrics.waiting.set(self._queue.cost)
             if shares:
                 self._run_batch(shares)
+            with self._changed:
+                self._num_working -= 1
 
     def _take(self) -> list[Share[W, R]]:
         """The next batch without what is too late; under the lock."""
@@ -201,6 +227,7 @@ class Batcher(Generic[W, R]):
         late = [share for share in shares if share.call.deadline is not None and share.call.deadline <= now]
         for share in late:
             self._queue.drop(share.call)
+            self._metrics.late.inc()
             _tell(share.call, _fail, share.call, DeadlineExceeded("the deadline passed before the work was done"))
         return [share for share in shares if share not in late] if late else shares
 
@@ -212,10 +239,22 @@ class Batcher(Generic[W, R]):
             for share in shares:
                 _tell(share.call, _fail, share.call, error)
             return
+        self._metrics.pieces.observe(len(results))
         cost = sum(sum(share.call.costs[share.start : share.stop]) for share in shares)
         rate = cost / max(1e-9, time.perf_counter() - started)
         self._cost_per_s = rate if not self._cost_per_s else 0.9 * self._cost_per_s + 0.1 * rate
         _tell(shares[0].call, _deliver, shares, results)
+
+
+class _Metrics:
+    """Of one queue, bound."""
+
+    def __init__(self, engine: str) -> None:
+        self.pieces = metrics.ENCODER_BATCH_PIECES.labels(engine)
+        self.waiting = metrics.ENCODER_WAITING_TOKENS.labels(engine)
+        self.refused, self.cancelled, self.late = (
+            metrics.ENCODER_DROPPED.labels(engine, reason) for reason in ("full", "cancelled", "late")
+        )
 
 
 def _tell(call: Call[W, R], what: Callable[..., None], *about: object) -> None:

@@ -67,6 +67,7 @@ class Encoder:
             self._engine.intents,
             settings.encoder_batch_tokens,
             settings.encoder_max_waiting_tokens,
+            settings.encoder_lone_tokens,
             settings.encoder_workers,
         )
 

@@ -31,6 +31,11 @@ class EncoderSettings(ServerSettings, WatchSettings):
     encoder_max_waiting_tokens: int = Field(
         100_000, ge=1, description="Positions that may wait, a quarter of a second's work; beyond it calls are refused."
     )
+    encoder_lone_tokens: int = Field(
+        100,
+        ge=0,
+        description="A lone caller's call up to this many positions is run without handing it to a worker. 0: never.",
+    )
     text_batch_tokens: int = Field(
         256, ge=1, description="Word pieces in one run of the text model; bounds its memory, about 0.1 MB a piece."
     )

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
+from clozerec_core import metrics
 from clozerec_core.bundle import TEXT_MODEL, TOKENIZER, Bundle, TextInfo
 from clozerec_core.hybrid import Floats
 from clozerec_encoder.batcher import Batcher
@@ -23,6 +24,9 @@ TEXTS_AT_ONCE = 32
 
 BYTES_A_WORD_PIECE = 4
 """Of English, about: the cost of a text, before the tokenizer has seen it."""
+
+
+_HITS, _MISSES = (metrics.ENCODER_TEXTS.labels(result) for result in ("hit", "miss"))
 
 
 class TextEngine:
@@ -95,6 +99,8 @@ class Texts:
         """
         known = {text: self._cache.get(text) for text in dict.fromkeys(texts)}
         new = [text for text, embedded in known.items() if embedded is None]
+        _HITS.inc(len(known) - len(new))
+        _MISSES.inc(len(new))
         if new:
             costs = [self._engine.cost(text) for text in new]
             known.update(zip(new, await self._batcher.submit(new, costs, caller), strict=True))

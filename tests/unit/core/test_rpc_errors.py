@@ -57,10 +57,10 @@ def test_what_we_did_not_expect_leaves_with_a_request_id_and_nothing_else(error:
 
 
 def test_too_much_work_says_when_to_come_back() -> None:
-    status = to_status(Overloaded("the encoder is busy"), "my-id")
+    status = to_status(Overloaded("the encoder is busy", retry_s=0.25), "my-id")
     assert status.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
     (retry,) = details(status, error_details_pb2.RetryInfo)
-    assert retry.retry_delay.ToTimedelta().total_seconds() == Overloaded.retry_s
+    assert retry.retry_delay.ToTimedelta().total_seconds() == 0.25
 
 
 def test_an_inner_refusal_of_what_the_gateway_let_through_is_our_fault() -> None:

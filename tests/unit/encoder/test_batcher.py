@@ -178,3 +178,18 @@ async def test_a_failure_reaches_every_call_of_the_batch_and_no_other() -> None:
         ] * 2
         gate.open.release()
         assert await made.submit(["c"], [10], "") == ["C"]
+
+
+async def test_a_lone_small_call_runs_at_once_and_a_crowd_does_not() -> None:
+    ran_on: list[str] = []
+
+    def run(pieces: Sequence[str]) -> Sequence[str]:
+        ran_on.append(threading.current_thread().name)
+        return pieces
+
+    made = Batcher[str, str]("test", run, batch_cost=100, max_waiting_cost=1000, lone_cost=10)
+    await made.submit(["a"], [10], "")
+    await asyncio.gather(*(made.submit(["b"], [10], "") for _ in range(3)))
+    made.close()
+    assert ran_on[0] == threading.main_thread().name
+    assert set(ran_on[1:]) == {"test-0"}
