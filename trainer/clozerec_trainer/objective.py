@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clozerec_trainer.cloze import Batch
+from clozerec_trainer.cross_entropy import full_cross_entropy
 from clozerec_trainer.model import HybridBert4Rec
 
 
@@ -45,11 +46,9 @@ class Objective:
         intents_MD = self.model.network.answer(hidden_BLD[batch.asked_BT]) / self.model.temperature
         target_M = torch.searchsorted(at_hand_A, batch.targets_M)
         if negatives_MJ is None:
-            logits, right_M = intents_MD @ output_AD.T, target_M
-        else:
-            logits = _sampled_logits(intents_MD, output_AD, target_M, torch.searchsorted(at_hand_A, negatives_MJ))
-            right_M = torch.zeros_like(target_M)
-        losses_M = F.cross_entropy(logits, right_M, reduction="none")
+            return full_cross_entropy(intents_MD, output_AD, target_M, batch.weights_M)
+        logits = _sampled_logits(intents_MD, output_AD, target_M, torch.searchsorted(at_hand_A, negatives_MJ))
+        losses_M = F.cross_entropy(logits, torch.zeros_like(target_M), reduction="none")
         loss: Tensor = (losses_M * batch.weights_M).sum() / batch.weights_M.sum()
         return loss
 
