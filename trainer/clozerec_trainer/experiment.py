@@ -76,10 +76,9 @@ def train_model(
     world: World | None = None,
 ) -> tuple[HybridBert4Rec, Fitted]:
     """A new model, trained on each user's events before `stops_U`; the arguments of `fit` are explained there."""
-    special = dataset.catalogue.special_rows
     stride = payload.stride if payload.sequence_sampling == "sliding_window" else None
-    windows = cut_windows(dataset.log, stops_U, special, payload.max_sequence_length + 1, stride)
-    trained_rows = torch.from_numpy(np.setdiff1d(windows.rows_ST, [special.pad]).astype(np.int64))
+    windows = cut_windows(dataset.log, stops_U, payload.max_sequence_length + 1, stride)
+    trained_rows = torch.from_numpy(windows.distinct_rows())
     trained_N = torch.zeros(len(dataset.catalogue), dtype=torch.bool)
     trained_N[trained_rows] = True
     device = find_device(payload.device, world.rank if world else 0)

@@ -89,7 +89,7 @@ def fit(
     num_done = (run.epoch - 1) * steps_per_epoch + run.step
     with reporter.steps("training", steps_per_epoch * num_epochs - num_done) as advance:
         while run.epoch <= num_epochs and not run.is_stale(payload.patience):
-            for chosen in run.remaining_batches(len(windows)):
+            for chosen in run.remaining_batches(windows):
                 began = time.monotonic()
                 batch = draw_batch(windows, chosen, SpecialRows(model.num_items), payload, run.generator)
                 loss = run.take_step(objective, batch.to(trained_rows.device), payload.gradient_clipping)
@@ -140,15 +140,14 @@ class _Run:
         self._payload = payload
         self._world = world
 
-    def remaining_batches(self, num_windows: int) -> list[Tensor]:
+    def remaining_batches(self, windows: Windows) -> list[Tensor]:
         """Indices of the windows of each step that is left in this epoch, each process its share."""
         seed, rank = self._payload.seed, self._world.rank
-        order = torch.randperm(num_windows, generator=torch.Generator().manual_seed(_mix(seed, self.epoch)))
+        batches = windows.batches(self._payload.batch_size, torch.Generator().manual_seed(_mix(seed, self.epoch)))
         if self.step == 0:
             self.generator.manual_seed(_mix(seed, self.epoch, 1, rank))
             torch.manual_seed(_mix(seed, self.epoch, 2, rank))
-        batches = torch.split(order, self._payload.batch_size)[self.step :]
-        return [self._world.share(chosen) for chosen in batches]
+        return [self._world.share(chosen) for chosen in batches[self.step :]]
 
     def take_step(self, objective: Objective, batch: Batch, gradient_clipping: float) -> float:
         """One update of the weights; returns the loss before it. Where that is no number, nothing is updated."""
@@ -220,12 +219,13 @@ class _Run:
 def draw_batch(
     windows: Windows, chosen: Tensor, special: SpecialRows, payload: Payload, generator: torch.Generator
 ) -> Batch:
-    """The windows of a step with a draw of the task."""
-    rows_BT = torch.from_numpy(windows.rows_ST[chosen.numpy()]).long()
-    weights_BT = torch.from_numpy(windows.weights_ST[chosen.numpy()])
+    """The windows of a step with a draw of the task; as long as the longest of them, unless padding is to be read."""
+    num_positions = None if payload.use_attention_mask else payload.max_sequence_length + 1
+    rows, weights = windows.lay_out(chosen.numpy(), special, num_positions)
+    rows_BL, weights_BL = torch.from_numpy(rows), torch.from_numpy(weights)
     if torch.rand((), generator=generator).item() < payload.causal_ratio:
-        return causal_batch(rows_BT, weights_BT, special)
-    return cloze_batch(rows_BT, weights_BT, special, payload.masking_ratio, payload.last_item_ratio, generator)
+        return causal_batch(rows_BL, weights_BL, special)
+    return cloze_batch(rows_BL, weights_BL, special, payload.masking_ratio, payload.last_item_ratio, generator)
 
 
 def _no_number(loss: float, run: _Run, checkpoints: Checkpoints) -> ClozerecError:

@@ -104,16 +104,21 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(spec.dropout)
 
-    def forward(self, hidden_BLD: Tensor, may_read: Tensor | None) -> Tensor:
-        """One round. `may_read` broadcasts to `[B, H, L, L]`; None: every position reads every other."""
-        hidden_BLD = hidden_BLD + self.dropout(self._attend(self.attention_norm(hidden_BLD), may_read))
+    def forward(self, hidden_BLD: Tensor, may_read: Tensor | None, causal: bool = False) -> Tensor:
+        """One round.
+
+        Args:
+            may_read: broadcasts to `[B, H, L, L]`; None: every position reads every other.
+            causal: without `may_read`: a position reads only itself and the past.
+        """
+        hidden_BLD = hidden_BLD + self.dropout(self._attend(self.attention_norm(hidden_BLD), may_read, causal))
         fed_BLD: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(hidden_BLD)))
         return hidden_BLD + fed_BLD
 
-    def _attend(self, hidden_BLD: Tensor, may_read: Tensor | None) -> Tensor:
+    def _attend(self, hidden_BLD: Tensor, may_read: Tensor | None, causal: bool) -> Tensor:
         parts = self.query_key_value(hidden_BLD).chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # [B, H, L, D/H]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=may_read)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=may_read, is_causal=causal)
         out_BLD: Tensor = self.attention_out(attended.transpose(1, 2).flatten(2))
         return out_BLD
 
@@ -133,7 +138,14 @@ class SequenceNetwork(nn.Module):
         self.final_norm = nn.LayerNorm(spec.dim)
         self.head = nn.Sequential(nn.Linear(spec.dim, spec.dim), nn.GELU(), nn.Linear(spec.dim, spec.dim))
 
-    def forward(self, token_vectors_BLD: Tensor, is_mask_BL: Tensor, is_pad_BL: Tensor, causal: bool = False) -> Tensor:
+    def forward(
+        self,
+        token_vectors_BLD: Tensor,
+        is_mask_BL: Tensor,
+        is_pad_BL: Tensor,
+        causal: bool = False,
+        padded: bool = True,
+    ) -> Tensor:
         """Hidden states `[B, L, D]`.
 
         Args:
@@ -141,6 +153,7 @@ class SequenceNetwork(nn.Module):
             is_mask_BL: where the mask stands.
             is_pad_BL: where there is nothing.
             causal: whether a position reads only itself and the past.
+            padded: false where there is no padding at all, which attention then need not look for.
         """
         length = token_vectors_BLD.shape[1]
         hidden_BLD = (
@@ -150,9 +163,9 @@ class SequenceNetwork(nn.Module):
             + self.positions[self.spec.num_positions - length :]
         )
         hidden_BLD = self.dropout(hidden_BLD)
-        may_read = self._may_read(is_pad_BL, causal)
+        may_read = self._may_read(is_pad_BL, causal) if padded and self.spec.use_attention_mask else None
         for block in self.blocks:
-            hidden_BLD = block(hidden_BLD, may_read)
+            hidden_BLD = block(hidden_BLD, may_read, causal and may_read is None)
         hidden: Tensor = hidden_BLD
         return hidden
 
@@ -161,15 +174,13 @@ class SequenceNetwork(nn.Module):
         answers_MD: Tensor = self.head(self.final_norm(hidden_MD))
         return F.normalize(answers_MD, dim=-1)
 
-    def _may_read(self, is_pad_BL: Tensor, causal: bool) -> Tensor | None:
+    def _may_read(self, is_pad_BL: Tensor, causal: bool) -> Tensor:
         """Which position reads which: `[B, 1, 1, L]`, or `[B, 1, L, L]` when causal; padding reads itself there."""
-        readable_B11L = ~is_pad_BL[:, None, None, :] if self.spec.use_attention_mask else None
+        readable_B11L = ~is_pad_BL[:, None, None, :]
         if not causal:
             return readable_B11L
         length = is_pad_BL.shape[1]
         past_LL = torch.ones(length, length, dtype=torch.bool, device=is_pad_BL.device).tril()
-        if readable_B11L is None:
-            return past_LL
         itself_LL = torch.eye(length, dtype=torch.bool, device=is_pad_BL.device)
         return (readable_B11L & past_LL) | itself_LL
 
@@ -196,18 +207,22 @@ class HybridBert4Rec(nn.Module):
         """Divides the cosine."""
         return self.log_temperature.clamp(min=math.log(LEAST_TEMPERATURE)).exp()
 
-    def encode(self, rows_BL: Tensor, vectors_MD: Tensor, index_BL: Tensor, causal: bool = False) -> Tensor:
+    def encode(
+        self, rows_BL: Tensor, vectors_MD: Tensor, index_BL: Tensor, causal: bool = False, padded: bool = True
+    ) -> Tensor:
         """Hidden states `[B, L, D]` of rows.
 
         Args:
             rows_BL: catalogue rows, padding and masks.
             vectors_MD: input-side vectors of the items at hand.
             index_BL: where in them each position's item stands; anything at mask and padding.
+            causal: whether a position reads only itself and the past.
+            padded: false where there is no padding at all.
         """
         is_item_BL = rows_BL < self.num_items
         vectors_BLD = F.embedding(index_BL, vectors_MD) * is_item_BL.unsqueeze(-1)
         is_pad_BL = rows_BL == self.num_items
-        hidden_BLD: Tensor = self.network(vectors_BLD, rows_BL == self.num_items + 1, is_pad_BL, causal)
+        hidden_BLD: Tensor = self.network(vectors_BLD, rows_BL == self.num_items + 1, is_pad_BL, causal, padded)
         return hidden_BLD
 
     @torch.no_grad()

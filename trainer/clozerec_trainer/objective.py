@@ -39,11 +39,11 @@ class Objective:
         input_AD = self.model.items_input(at_hand_A, kept_A1.float())
         output_AD = input_AD if self.model.tied else self.model.items_output(at_hand_A, kept_A1.float())
 
-        index_BL = torch.searchsorted(at_hand_A, batch.rows_BT).clamp(max=len(at_hand_A) - 1)
-        hidden_BLD = self.model.encode(batch.rows_BT, input_AD, index_BL, batch.causal)
+        index_BL = torch.searchsorted(at_hand_A, batch.rows_BL).clamp(max=len(at_hand_A) - 1)
+        hidden_BLD = self.model.encode(batch.rows_BL, input_AD, index_BL, batch.causal, batch.padded)
         # Dividing the intents here instead of the many logits saves a quarter of a step; and dividing after masking
         # would give the learned temperature a gradient of infinity times zero.
-        intents_MD = self.model.network.answer(hidden_BLD[batch.asked_BT]) / self.model.temperature
+        intents_MD = self.model.network.answer(hidden_BLD[batch.asked_BL]) / self.model.temperature
         target_M = torch.searchsorted(at_hand_A, batch.targets_M)
         if negatives_MJ is None:
             return full_cross_entropy(intents_MD, output_AD, target_M, batch.weights_M)
@@ -62,7 +62,7 @@ class Objective:
 
     def _rows_of(self, batch: Batch, negatives_MJ: Tensor) -> Tensor:
         """Sorted distinct rows of the items that the batch reads or ranks."""
-        read = batch.rows_BT[batch.rows_BT < self.model.num_items]
+        read = batch.rows_BL[batch.rows_BL < self.model.num_items]
         rows_A: Tensor = torch.unique(torch.cat([read, batch.targets_M, negatives_MJ.flatten()]))
         return rows_A
 

@@ -1,6 +1,7 @@
 """Cut the training part of histories into windows, and what stands before a held-out event into what serving reads.
 
-Shapes: U users, S windows, T positions of the network: max_sequence_length items and the mask.
+Shapes: U users, E events, S windows, B windows of a step, T positions of the network (max_sequence_length items and the
+mask), of which L are read.
 """
 
 from __future__ import annotations
@@ -8,28 +9,76 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clozerec_core.catalogue import SpecialRows
 from clozerec_core.errors import UsageError
 from clozerec_trainer.data import Ints, Log, Weights
 
+_SORTED_TOGETHER = 32
+"""Steps among which windows are sorted by length: enough for batches of nearly one length, few enough to leave it to
+chance who meets whom."""
+
 
 @dataclass(frozen=True)
 class Windows:
-    """Training samples: rows right-aligned, padded on the left."""
+    """Training samples, as spans of the log: laid out when a step needs them, for all at once can be many times it."""
 
-    rows_ST: NDArray[np.int32]
-    weights_ST: Weights
-    """0 where there is padding."""
+    log: Log
+    starts_S: Ints
+    stops_S: Ints
 
     def __len__(self) -> int:
-        return len(self.rows_ST)
+        return len(self.starts_S)
+
+    @property
+    def lengths_S(self) -> Ints:
+        """Items in each window."""
+        return self.stops_S - self.starts_S
+
+    def distinct_rows(self) -> Ints:
+        """Rows of all items in the windows, sorted."""
+        borders_E1 = np.zeros(len(self.log.rows_E) + 1, np.int64)
+        np.add.at(borders_E1, self.starts_S, 1)
+        np.add.at(borders_E1, self.stops_S, -1)
+        distinct: Ints = np.unique(self.log.rows_E[borders_E1.cumsum()[:-1] > 0])
+        return distinct
+
+    def batches(self, batch_len: int, generator: torch.Generator) -> list[Tensor]:
+        """Indices of the windows of each step of one pass, in random order.
+
+        Windows of about one length go together, so that little of a step is padding: the random order is sorted within
+        every `_SORTED_TOGETHER` steps, and then the steps are shuffled.
+        """
+        order_S = torch.randperm(len(self), generator=generator)
+        lengths_S = torch.from_numpy(self.lengths_S)
+        batches = [
+            batch
+            for some in torch.split(order_S, batch_len * _SORTED_TOGETHER)
+            for batch in torch.split(some[lengths_S[some].argsort(stable=True)], batch_len)
+        ]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def lay_out(
+        self, chosen_B: Ints, special: SpecialRows, num_positions: int | None = None
+    ) -> tuple[NDArray[np.int64], Weights]:
+        """Rows and weights of some windows, `[B, L]`: right-aligned, padded on the left, where the weight is 0.
+
+        Args:
+            num_positions: L; None: those of the longest.
+        """
+        starts_B1, stops_B1 = self.starts_S[chosen_B, None], self.stops_S[chosen_B, None]
+        length = num_positions or int((stops_B1 - starts_B1).max())
+        events_BL = stops_B1 - length + np.arange(length)
+        is_pad_BL = events_BL < starts_B1
+        events_BL[is_pad_BL] = 0
+        rows_BL = np.where(is_pad_BL, special.pad, self.log.rows_E[events_BL])
+        return rows_BL, np.where(is_pad_BL, np.float32(0), self.log.weights_E[events_BL])
 
 
-def cut_windows(
-    log: Log, stops_U: Ints, special: SpecialRows, num_positions: int, stride: int | None = None
-) -> Windows:
+def cut_windows(log: Log, stops_U: Ints, num_positions: int, stride: int | None = None) -> Windows:
     """Windows of up to T items over each user's events before `stops_U`.
 
     Args:
@@ -39,23 +88,18 @@ def cut_windows(
     Raises:
         UsageError: nobody has two events, so there is no context to learn from.
     """
-    starts_U = log.starts_U1[:-1]
-    bounds = [
-        span
-        for first, last in zip(starts_U.tolist(), stops_U.tolist(), strict=True)
-        if last - first > 1
-        for span in _spans(first, last, num_positions, stride)
-    ]
-    if not bounds:
+    users = np.flatnonzero(stops_U - log.starts_U1[:-1] > 1)
+    if not len(users):
         raise UsageError("no user has two events to train on; the log is too short for sequences")
-    bounds_S2 = np.array(bounds, np.int64)
-    events_ST = bounds_S2[:, 1:] - num_positions + np.arange(num_positions)
-    is_pad_ST = events_ST < bounds_S2[:, :1]
-    events_ST[is_pad_ST] = 0
-    return Windows(
-        rows_ST=np.where(is_pad_ST, special.pad, log.rows_E[events_ST]).astype(np.int32),
-        weights_ST=np.where(is_pad_ST, 0, log.weights_E[events_ST]).astype(np.float32),
-    )
+    first, last = log.starts_U1[users], stops_U[users]
+    # The newest window, and one more for each stride that it does not reach.
+    beyond = np.maximum(0, last - first - num_positions)
+    num_windows = 1 + (np.zeros_like(beyond) if stride is None else -(-beyond // stride))
+    number_S = np.arange(num_windows.sum()) - np.repeat(num_windows.cumsum() - num_windows, num_windows)
+    first_S, stops_S = np.repeat(first, num_windows), np.repeat(last, num_windows) - number_S * (stride or 0)
+    starts_S = np.maximum(first_S, stops_S - num_positions)
+    is_sequence_S = stops_S - starts_S > 1
+    return Windows(log, starts_S[is_sequence_S], stops_S[is_sequence_S])
 
 
 def last_windows(log: Log, stops: Ints, users: Ints, special: SpecialRows, num_positions: int) -> NDArray[np.int32]:
@@ -66,13 +110,3 @@ def last_windows(log: Log, stops: Ints, users: Ints, special: SpecialRows, num_p
     rows_UT = np.where(is_pad_UT, special.pad, log.rows_E[np.clip(events_UT, 0, len(log.rows_E) - 1)])
     rows_UT[:, -1] = special.mask
     return rows_UT.astype(np.int32)
-
-
-def _spans(first: int, last: int, num_positions: int, stride: int | None) -> list[tuple[int, int]]:
-    """Start and stop of each window over events `first` up to `last`, the newest window first."""
-    spans = []
-    for stop in range(last, first + 1, -(stride or num_positions)):
-        spans.append((max(first, stop - num_positions), stop))
-        if stride is None or stop - num_positions <= first:
-            break
-    return spans

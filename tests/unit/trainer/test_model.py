@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clozerec_core.catalogue import SpecialRows
 from clozerec_core.hybrid import ItemSpace
-from clozerec_trainer.cloze import Batch, causal_batch
+from clozerec_trainer.cloze import Batch, causal_batch, cloze_batch
 from clozerec_trainer.item_features import Content, no_content, whiten
 from clozerec_trainer.model import HybridBert4Rec, NetworkSpec
 from clozerec_trainer.objective import Objective
@@ -119,6 +119,31 @@ def test_causal_reading_sees_the_past_only() -> None:
     assert torch.isfinite(one).all()
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_not_looking_for_padding_changes_nothing_where_there_is_none(causal: bool) -> None:
+    model = make()
+    vectors = model.catalogue_vectors()[0]
+    rows_BL = torch.tensor([[1, 2, 4, MASK], [5, MASK, 6, 2]])
+    looked_for, taken_as_read = (
+        model.encode(rows_BL, vectors, rows_BL.clamp(max=NUM_ITEMS - 1), causal, padded) for padded in (True, False)
+    )
+    torch.testing.assert_close(looked_for, taken_as_read)
+
+
+@pytest.mark.parametrize("task", ["cloze", "causal"])
+def test_padding_does_not_change_the_loss(task: str) -> None:
+    objective = Objective(make(temperature=0.5), trained_rows(), 0, 0.0)
+
+    def loss(rows: list[int], weights: list[float]) -> Tensor:
+        rows_BL, weights_BL = torch.tensor([rows]), torch.tensor([weights])
+        if task == "causal":
+            return objective.loss(causal_batch(rows_BL, weights_BL, SPECIAL), torch.Generator())
+        last_only = cloze_batch(rows_BL, weights_BL, SPECIAL, 0.5, 1.0, torch.Generator())
+        return objective.loss(last_only, torch.Generator())
+
+    torch.testing.assert_close(loss([1, 2, 4], [1, 1, 1]), loss([PAD, PAD, 1, 2, 4], [0, 0, 1, 1, 1]))
+
+
 def batch() -> Batch:
     return causal_batch(torch.tensor([[PAD, 1, 2, 4, 5, 6]]), torch.tensor([[0.0, 1, 1, 1, 1, 1]]), SPECIAL)
 
@@ -132,8 +157,8 @@ def test_the_full_softmax_is_the_cross_entropy_over_items_with_training_events()
     loss = Objective(model, trained_rows(), 0, 0.0).loss(batch(), torch.Generator())
     input_ND, output_ND = model.catalogue_vectors()
     asked = batch()
-    hidden = model.encode(asked.rows_BT, input_ND, asked.rows_BT.clamp(max=NUM_ITEMS - 1), causal=True)
-    logits = model.network.answer(hidden[asked.asked_BT]) @ output_ND.T / 0.5
+    hidden = model.encode(asked.rows_BL, input_ND, asked.rows_BL.clamp(max=NUM_ITEMS - 1), causal=True)
+    logits = model.network.answer(hidden[asked.asked_BL]) @ output_ND.T / 0.5
     logits[:, [3, 7]] = -torch.inf
     assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits, asked.targets_M), atol=1e-5)
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,8 +31,8 @@ def log_of(*histories: list[int]) -> Log:
 
 
 def windows_of(log: Log, num_positions: int, stride: int | None) -> list[list[int]]:
-    windows = cut_windows(log, log.starts_U1[1:], SPECIAL, num_positions, stride)
-    return [[row for row in rows if row != PAD] for rows in windows.rows_ST.tolist()]
+    windows = cut_windows(log, log.starts_U1[1:], num_positions, stride)
+    return [log.rows_E[start:stop].tolist() for start, stop in zip(windows.starts_S, windows.stops_S, strict=True)]
 
 
 def test_windows_slide_back_from_the_newest_event() -> None:
@@ -39,11 +43,38 @@ def test_the_last_window_is_one_for_each_user() -> None:
     assert windows_of(log_of([1, 2, 3, 4, 5], [6, 7]), 3, None) == [[3, 4, 5], [6, 7]]
 
 
-def test_windows_are_padded_on_the_left_and_padding_weighs_nothing() -> None:
-    log = log_of([1, 2])
-    windows = cut_windows(log, log.starts_U1[1:], SPECIAL, 4, 2)
-    assert windows.rows_ST.tolist() == [[PAD, PAD, 1, 2]]
-    assert windows.weights_ST.tolist() == [[0, 0, 1, 1]]
+def test_windows_are_as_long_as_the_longest_padded_on_the_left_where_nothing_weighs() -> None:
+    log = log_of([1, 2, 3], [4, 5], [6, 7])
+    windows = cut_windows(log, log.starts_U1[1:], 4, 2)
+    rows, weights = windows.lay_out(np.array([0, 1]), SPECIAL)
+    assert rows.tolist() == [[1, 2, 3], [PAD, 4, 5]]
+    assert weights.tolist() == [[1, 1, 1], [0, 1, 1]]
+    assert windows.lay_out(np.array([2, 1]), SPECIAL)[0].tolist() == [[6, 7], [4, 5]]
+    assert windows.lay_out(np.array([2]), SPECIAL, 4)[0].tolist() == [[PAD, PAD, 6, 7]]
+
+
+def test_only_what_stands_in_a_window_is_trained_on() -> None:
+    log = log_of([1, 2, 3, 4], [5], [6, 7, 2])
+    assert cut_windows(log, log.starts_U1[1:], 2, None).distinct_rows().tolist() == [2, 3, 4, 7]
+    assert cut_windows(log, log.starts_U1[1:] - [0, 0, 1], 2, 1).distinct_rows().tolist() == [1, 2, 3, 4, 6, 7]
+
+
+@given(
+    lengths=st.lists(st.integers(2, 12), min_size=1, max_size=60),
+    batch_len=st.integers(1, 9),
+    seed=st.integers(0, 5),
+)
+def test_a_pass_takes_every_window_once_in_full_batches_of_similar_length(
+    lengths: list[int], batch_len: int, seed: int
+) -> None:
+    log = log_of(*([0] * n for n in lengths))
+    windows = cut_windows(log, log.starts_U1[1:], 12, None)
+    batches = windows.batches(batch_len, torch.Generator().manual_seed(seed))
+    assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(lengths)))
+    assert len(batches) == math.ceil(len(lengths) / batch_len)
+    if len(batches) <= 32:
+        spreads = sorted((min(lengths[i] for i in batch), max(lengths[i] for i in batch)) for batch in batches)
+        assert all(longest <= shortest for (_, longest), (shortest, _) in itertools.pairwise(spreads))
 
 
 def test_a_log_without_any_sequence_is_refused() -> None:
