@@ -45,6 +45,8 @@ CONTENT = "content.npy"
 INDEX = "index.faiss"
 POPULARITY = "popularity.parquet"
 HISTORIES = "histories.sqlite"
+SEARCH = "search.safetensors"
+"""Only large catalogues have one."""
 
 REQUIRED_FILES = (ENCODER, WEIGHTS, CATALOGUE, VECTORS, CONTENT, INDEX, POPULARITY, HISTORIES)
 TEXT_FILES = (TEXT_MODEL, TOKENIZER)

@@ -106,6 +106,33 @@ GATEWAY_HTTP_SECONDS = Histogram(
     registry=REGISTRY,
 )
 
+# Retriever
+
+RETRIEVER_SEARCH_SECONDS = Histogram(
+    "clozerec_retriever_search_seconds",
+    "Time of searches by the plan that answered them; scan is exact.",
+    ("plan",),
+    buckets=(0.00002, 0.00005, 0.0001, 0.0002, 0.0005, *SECONDS[1:]),
+    registry=REGISTRY,
+)
+RETRIEVER_PASS_SHARE = Histogram(
+    "clozerec_retriever_pass_ratio",
+    "Share of the catalogue that passes a search's filter.",
+    buckets=(0.0001, 0.001, 0.01, 0.1, 0.25, 0.5, 0.9, 1.0),
+    registry=REGISTRY,
+)
+RETRIEVER_CHANGES = Counter(
+    "clozerec_retriever_changes_total",
+    "Items that callers upserted or deleted, durable and visible.",
+    registry=REGISTRY,
+)
+RETRIEVER_COMMIT_SECONDS = Histogram(
+    "clozerec_retriever_commit_seconds",
+    "Time to make changes durable, by transaction.",
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
+
 
 def exposition() -> bytes:
     """All metrics of this process in Prometheus's text format, of type `CONTENT_TYPE`."""

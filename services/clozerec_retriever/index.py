@@ -1,13 +1,15 @@
-"""The FAISS index: exact nearest items among those that pass, in the one order that the contract allows.
+"""The vectors of a bundle and the ways to search them: by scanning what passes, by cells, or by a graph.
 
-FAISS proposes, in single precision; what it proposes is scored again in double precision, and the rounded scores are
-ranked. A proposal therefore holds every row that could still tie with the last one asked for.
+Whatever the way, FAISS proposes in single precision; what it proposes is scored again in double precision, and the
+rounded scores are ranked. A proposal therefore holds every row that could still tie with the last one asked for.
+Scans are exact. Cells and graph are approximate; where they come back short, the scan answers.
 
-Shapes: N catalogue rows, D dim of the space.
+Shapes: N rows of the index, D dim of the space.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import faiss
@@ -16,7 +18,11 @@ import numpy as np
 from clozerec_core.bundle import INDEX, Bundle
 from clozerec_core.errors import BadBundle
 from clozerec_core.hybrid import Floats
+from clozerec_core.search_file import SearchFile, num_proposed
+from clozerec_retriever.cells import Cells
 from clozerec_retriever.masks import Mask
+from clozerec_retriever.passing import Passing
+from clozerec_retriever.planner import Plan, Planner
 from clozerec_retriever.ranking import SCORE_STEP, RowArray, Scores
 
 GATHER_SHARE = 0.25
@@ -34,69 +40,123 @@ BLOCK = 65_536
 """Rows scored in double precision at a time, which bounds memory where a whole catalogue ties."""
 
 
-class ItemIndex:
-    """Item vectors of one bundle, searched exactly. Safe to use from several threads."""
+@dataclass(frozen=True)
+class Proposal:
+    """Rows that may be among the best, with their cosines in double precision, and how they were found."""
 
-    def __init__(self, index: faiss.IndexFlatIP) -> None:
-        self._index = index  # owns the memory that `_vectors_ND` looks at
-        self._xb = index.get_xb()
-        self._vectors_ND: Floats = faiss.rev_swig_ptr(self._xb, index.ntotal * index.d).reshape(index.ntotal, index.d)
+    rows: RowArray
+    scores: Scores
+    plan: Plan
+
+
+class ItemIndex:
+    """Item vectors of one bundle. Safe to use from several threads."""
+
+    def __init__(self, vectors_ND: Floats, graph: Any = None, search_file: SearchFile | None = None) -> None:
+        """
+        Args:
+            vectors_ND: L2-normalised; zero rows have no vector. Usually memory-mapped.
+            graph: a FAISS HNSW index over the same rows.
+            search_file: cells, and how wide to search the graph.
+        """
+        self._vectors_ND = vectors_ND
         self._vectors_ND.flags.writeable = False
-        self._has_vector_N: Mask = np.any(self._vectors_ND, axis=1)
+        self._data = faiss.swig_ptr(vectors_ND)
+        self._flat: Any = None
+        self._graph = graph
+        self.cells = Cells(search_file.centroids_KD, search_file.cell_of_N) if search_file else None
+        self._planner = Planner(search_file if graph is not None else None)
+        self.has_vector_N: Mask = np.any(self._vectors_ND, axis=1)
 
     @classmethod
     def open(cls, bundle: Bundle) -> ItemIndex:
-        """Read the index of a verified bundle.
+        """Read the index of a verified bundle, memory-mapped.
 
         Raises:
-            BadBundle: it is no flat inner-product index, or not of the size that the manifest says.
+            BadBundle: it is of no kind that is served here, or not of the size that the manifest says.
         """
         path, model = bundle.file(INDEX), bundle.manifest.model
         # No vector in a sound file is longer than the file; a lying header must not allocate more.
         usual_limit = faiss.get_deserialization_vector_byte_limit()
         faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
         try:
-            index = faiss.read_index(str(path))
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError:
             raise BadBundle(f"{INDEX} of bundle {bundle.path} is no FAISS index") from None
         finally:
             faiss.set_deserialization_vector_byte_limit(usual_limit)
-        if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise BadBundle(f"{INDEX} of bundle {bundle.path} is no flat inner-product index, the kind served here")
+        is_graph = isinstance(index, faiss.IndexHNSW)
+        if not (is_graph or isinstance(index, faiss.IndexFlat)) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise BadBundle(
+                f"{INDEX} of bundle {bundle.path} is no flat or HNSW index by inner product, the kinds served here"
+            )
         if (index.ntotal, index.d) != (model.num_items, model.dim):
             raise BadBundle(
                 f"{INDEX} of bundle {bundle.path} holds {index.ntotal} vectors of length {index.d}, "
                 f"but the manifest says {model.num_items} of length {model.dim}"
             )
-        return cls(index)
+        search_file = SearchFile.open(bundle)
+        flat = faiss.downcast_index(index.storage) if is_graph else index
+        if isinstance(flat, faiss.IndexFlat):
+            opened = cls(_vectors_of(flat), index if is_graph else None, search_file)
+            opened._flat = flat
+        else:
+            opened = cls(bundle.vectors, index, search_file)  # the graph has them quantised
+        opened._owner = index
+        return opened
+
+    _owner: Any = None
+    """Owns the memory that `_vectors_ND` looks at."""
+
+    def __len__(self) -> int:
+        return len(self.has_vector_N)
 
     def vector(self, row: int) -> Floats | None:
         """The item's vector, `[D]`; None where the item has neither text nor behaviour."""
-        return self._vectors_ND[row] if self._has_vector_N[row] else None
+        return self._vectors_ND[row] if self.has_vector_N[row] else None
 
-    def __len__(self) -> int:
-        return len(self._has_vector_N)
-
-    def best(self, intent_D: Floats, top_k: int, passing_N: Mask | None) -> tuple[RowArray, Scores]:
-        """Rows that may be among the `top_k` nearest, with their cosines in double precision.
-
-        Items without a vector never are.
+    def best(self, intent_D: Floats, top_k: int, passing: Passing, exact: bool = False) -> Proposal:
+        """Rows that may be among the `top_k` nearest; items without a vector never are.
 
         Args:
             intent_D: L2-normalised.
             top_k: 1 or more.
-            passing_N: the rows that may be returned; None: all.
+            passing: what may be returned, prepared for this index.
+            exact: never search approximately.
         """
-        passing_N = self._has_vector_N if passing_N is None else self._has_vector_N & passing_N
-        num_passing = int(np.count_nonzero(passing_N))
-        if num_passing == 0:
-            return np.empty(0, np.int64), np.empty(0, np.float64)
         intent_1D = np.ascontiguousarray(intent_D, np.float32).reshape(1, -1)
-        if num_passing <= max(top_k, GATHER_SHARE * len(passing_N)):
-            rows = self._gather(intent_1D, top_k, np.flatnonzero(passing_N))
-        else:
-            rows = self._scan(intent_1D, top_k, passing_N, num_passing)
-        return rows, self._scores(rows, intent_1D[0])
+        rows: RowArray | None = None
+        plan = self._planner.plan(top_k, passing, exact)
+        if plan is Plan.CELLS:
+            near, share = passing.by_cell.near(intent_1D[0], self._planner.rows_to_scan(top_k))
+            if share >= self._planner.least_share_for_graph:
+                plan = Plan.GRAPH
+                rows = self._walk(intent_1D, top_k, passing, share)
+            if rows is None:
+                plan = Plan.CELLS
+                rows = self._gather(intent_1D, top_k, near)
+        elif plan is Plan.GRAPH:
+            rows = self._walk(intent_1D, top_k, passing, 1.0)
+        if rows is None:
+            plan = Plan.SCAN
+            if passing.count <= max(top_k, GATHER_SHARE * len(passing)):
+                rows = self._gather(intent_1D, top_k, passing.rows)
+            else:
+                rows = self._scan(intent_1D, top_k, passing)
+        return Proposal(rows, self._scores(rows, intent_1D[0]), plan)
+
+    def _walk(self, intent_1D: Floats, top_k: int, passing: Passing, share: float) -> RowArray | None:
+        """What the graph proposes; None where it came back short."""
+        wanted = min(passing.count, num_proposed(top_k, quantised=self._flat is None))
+        parameters = faiss.SearchParametersHNSW()
+        parameters.efSearch = self._planner.width(wanted, share)
+        if not passing.is_all:
+            parameters.sel = passing.selector
+        products_K, rows_K = np.empty(wanted, np.float32), np.empty(wanted, np.int64)
+        self._graph.search_c(
+            1, faiss.swig_ptr(intent_1D), wanted, faiss.swig_ptr(products_K), faiss.swig_ptr(rows_K), parameters
+        )
+        return None if rows_K[-1] < 0 else rows_K
 
     def _gather(self, intent_1D: Floats, top_k: int, rows: RowArray) -> RowArray:
         """Those of a few rows that may be among the best."""
@@ -106,7 +166,7 @@ class ItemIndex:
         faiss.fvec_inner_products_by_idx(
             faiss.swig_ptr(products),
             faiss.swig_ptr(intent_1D),
-            self._xb,
+            self._data,
             faiss.swig_ptr(rows),
             intent_1D.shape[1],
             1,
@@ -116,28 +176,30 @@ class ItemIndex:
         best: RowArray = rows[products >= last - TIE_MARGIN]
         return best
 
-    def _scan(self, intent_1D: Floats, top_k: int, passing_N: Mask, num_passing: int) -> RowArray:
+    def _scan(self, intent_1D: Floats, top_k: int, passing: Passing) -> RowArray:
         """Those of many rows that may be among the best; more than `top_k` pass."""
-        parameters = _only(passing_N) if num_passing < len(passing_N) else None
-        num_proposed = min(num_passing, top_k + max(SPARE, top_k // 8))
-        products_1K, rows_1K = self._index.search(intent_1D, num_proposed, params=parameters)
+        if self._flat is None:
+            return self._gather(intent_1D, top_k, passing.rows)
+        parameters = None if passing.is_all else faiss.SearchParameters(sel=passing.selector)
+        num_proposed = min(passing.count, top_k + max(SPARE, top_k // 8))
+        products_1K, rows_1K = self._flat.search(intent_1D, num_proposed, params=parameters)
         threshold = float(products_1K[0, top_k - 1]) - TIE_MARGIN
-        if num_proposed < num_passing and products_1K[0, -1] >= threshold:
-            _, _, tied = self._index.range_search(intent_1D, threshold, params=parameters)
+        if num_proposed < passing.count and products_1K[0, -1] >= threshold:
+            _, _, tied = self._flat.range_search(intent_1D, threshold, params=parameters)
             return np.asarray(tied, np.int64)
         return np.asarray(rows_1K[0][products_1K[0] >= threshold], np.int64)
 
     def _scores(self, rows: RowArray, intent_D: Floats) -> Scores:
         """Cosines in double precision, `[len(rows)]`."""
         intent = intent_D.astype(np.float64)
-        scores = np.empty(len(rows), np.float64)
-        for start in range(0, len(rows), BLOCK):
-            block = slice(start, start + BLOCK)
-            scores[block] = self._vectors_ND[rows[block]].astype(np.float64) @ intent
-        return scores
+        if len(rows) <= BLOCK:
+            scores: Scores = self._vectors_ND[rows].astype(np.float64) @ intent
+            return scores
+        blocks = np.array_split(rows, len(rows) // BLOCK + 1)
+        return np.concatenate([self._vectors_ND[block].astype(np.float64) @ intent for block in blocks])
 
 
-def _only(passing_N: Mask) -> Any:
-    """Search parameters that skip the rows that do not pass."""
-    selector = faiss.IDSelectorBitmap(np.packbits(passing_N, bitorder="little"))
-    return faiss.SearchParameters(sel=selector)
+def _vectors_of(flat: Any) -> Floats:
+    """The vectors in a flat FAISS index, `[N, D]`, where they lie."""
+    vectors: Floats = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
+    return vectors

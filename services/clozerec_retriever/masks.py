@@ -1,7 +1,7 @@
 """Predicates over the whole catalogue at once: which rows pass.
 
 Says the same as `clozerec_core.predicate.matches` for every predicate and item, from arrays prepared when the bundle is
-loaded: codes for strings, plain arrays for numbers and times, an inverted list for each member of a list column.
+loaded: an inverted list for each string and for each member of a list column, sorted columns for numbers and times.
 
 Shapes: N catalogue rows.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,7 @@ Mask = NDArray[np.bool_]
 """[N], true where a row passes."""
 
 MAX_CACHED_MASKS = 64
+_LEAST, _MOST = -(2**63), 2**63 - 1
 MAX_CACHED_TEXT = 4_096
 """Characters in the values of a predicate whose mask is kept: beyond it, keys could outweigh the masks."""
 
@@ -33,21 +34,23 @@ class RowMasks:
     def __init__(self, frame: pl.DataFrame, schema: Schema, num_rows: int) -> None:
         self._num_rows = num_rows
         self._columns = {name: _prepare(frame.get_column(name), kind) for name, kind in schema.items()}
-        self._cached = lru_cache(MAX_CACHED_MASKS)(self._read_only)
+        self._cached = lru_cache(MAX_CACHED_MASKS)(self._packed)
 
     def passing(self, predicate: Predicate) -> Mask:
-        """The rows that pass, `[N]`, read-only; masks of recent predicates are kept.
+        """The rows that pass, `[N]`, the caller's own; those of recent predicates are kept, packed.
 
         The columns are in the schema and the values have their types, as the parsers see to.
         """
-        if _text_len(predicate) > MAX_CACHED_TEXT:
-            return self._read_only(predicate)
-        return self._cached(predicate)
+        if text_len(predicate) > MAX_CACHED_TEXT:
+            return self._evaluate(predicate).copy()
+        return np.unpackbits(self._cached(predicate), count=self._num_rows).view(np.bool_)
 
-    def _read_only(self, predicate: Predicate) -> Mask:
-        mask = self._evaluate(predicate)
-        mask.flags.writeable = False
-        return mask
+    def cache_info(self) -> Any:
+        """How many masks are kept."""
+        return self._cached.cache_info()
+
+    def _packed(self, predicate: Predicate) -> NDArray[np.uint8]:
+        return np.packbits(self._evaluate(predicate))
 
     def _evaluate(self, predicate: Predicate) -> Mask:
         """A fresh mask, or a column's own where nothing needed computing."""
@@ -97,47 +100,72 @@ class _Column(Protocol):
 
 
 class _Strings:
-    """Strings as codes: each distinct value has a number, and a missing one the number after the last."""
+    """Strings as codes, and the rows of each: a value costs as much as it has rows."""
 
     def __init__(self, column: pl.Series) -> None:
-        distinct = column.drop_nulls().unique(maintain_order=True)
-        self._code_of: dict[Scalar, int] = {value: code for code, value in enumerate(distinct)}
-        codes = [self._code_of.get(value, len(self._code_of)) for value in column]
-        self._codes = np.array(codes, np.int32)
+        distinct = column.drop_nulls().unique().sort()
         self.present = column.is_not_null().to_numpy()
+        self._code_of: dict[Scalar, int] = {value: code for code, value in enumerate(distinct)}
+        # A dense rank counts from 1 and leaves a missing value missing.
+        codes_N = (column.rank("dense").cast(pl.Int32) - 1).fill_null(len(distinct)).to_numpy()
+        self._rows_N = np.argsort(codes_N, kind="stable").astype(np.int32)
+        sizes = np.bincount(codes_N, minlength=len(distinct) + 1)
+        self._starts = np.concatenate(([0], np.cumsum(sizes)))
 
     def any_of(self, values: Sequence[Scalar]) -> Mask:
-        wanted = np.zeros(len(self._code_of) + 1, np.bool_)
-        wanted[[code for value in values if (code := self._code_of.get(value)) is not None]] = True
-        mask: Mask = wanted[self._codes]
+        mask = np.zeros(len(self.present), np.bool_)
+        for code in {code for value in values if (code := self._code_of.get(value)) is not None}:
+            mask[self._rows_N[self._starts[code] : self._starts[code + 1]]] = True
         return mask
 
 
 class _Numbers:
-    """Integers, floats, truth values (0 and 1) and times (microseconds since the epoch)."""
+    """Integers, floats, truth values (0 and 1) and times (microseconds since the epoch), and their order."""
 
     def __init__(self, column: pl.Series) -> None:
         column = column.fill_nan(None) if column.dtype.is_float() else column.to_physical()
         self.present = column.is_not_null().to_numpy()
         self._data = column.cast(pl.Float64 if column.dtype.is_float() else pl.Int64).fill_null(0).to_numpy()
+        present = np.flatnonzero(self.present)
+        self._order = present[np.argsort(self._data[present], kind="stable")].astype(np.int32)
+        self._sorted = self._data[self._order]
 
     def any_of(self, values: Sequence[Scalar]) -> Mask:
-        found: Mask = np.isin(self._data, np.array(values, self._data.dtype))
-        return self.present & found
+        mask = np.zeros(len(self.present), np.bool_)
+        for value in set(values):
+            mask[self._between(self._place(value, "left"), self._place(value, "right"))] = True
+        return mask
 
     def range(self, operator: Operator, value: Scalar) -> Mask:
         """Rows in an order relation to the value."""
-        holds: Mask
+        low, high = 0, len(self._order)
         match operator:
             case Operator.GT:
-                holds = self._data > value
+                low = self._place(value, "right")
             case Operator.GTE:
-                holds = self._data >= value
+                low = self._place(value, "left")
             case Operator.LT:
-                holds = self._data < value
+                high = self._place(value, "left")
             case _:
-                holds = self._data <= value
-        return self.present & holds
+                high = self._place(value, "right")
+        if 2 * (high - low) <= len(self._order):
+            mask = np.zeros(len(self.present), np.bool_)
+            mask[self._between(low, high)] = True
+            return mask
+        # Most rows pass: fewer are to be written where one writes those that do not.
+        mask = self.present.copy()
+        mask[self._between(0, low)] = False
+        mask[self._between(high, len(self._order))] = False
+        return mask
+
+    def _place(self, value: Scalar, side: Literal["left", "right"]) -> int:
+        # A Python integer beyond 64 bits has no place of its own, but is beyond all that have.
+        if isinstance(value, int) and not _LEAST <= value <= _MOST:
+            return 0 if value < 0 else len(self._sorted)
+        return int(np.searchsorted(self._sorted, self._sorted.dtype.type(value), side))
+
+    def _between(self, low: int, high: int) -> NDArray[np.int32]:
+        return self._order[low:high]
 
 
 class _Lists:
@@ -170,11 +198,12 @@ def _prepare(column: pl.Series, kind: ColumnType) -> _Column:
             return _Numbers(column)
 
 
-def _text_len(predicate: Predicate) -> int:
+def text_len(predicate: Predicate) -> int:
+    """Characters in the values of a predicate."""
     match predicate:
         case AllOf(parts) | AnyOf(parts):
-            return sum(_text_len(part) for part in parts)
+            return sum(text_len(part) for part in parts)
         case Negation(part):
-            return _text_len(part)
+            return text_len(part)
         case Compare(_, _, values):
             return sum(len(value) for value in values if isinstance(value, str))

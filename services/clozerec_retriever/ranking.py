@@ -34,6 +34,11 @@ class Ranking:
         """The best `top_k`."""
         return Ranking(self.rows[:top_k], self.scores[:top_k])
 
+    def without(self, rows: list[int]) -> Ranking:
+        """The same but some rows."""
+        kept = ~np.isin(self.rows, rows)
+        return Ranking(self.rows[kept], self.scores[kept])
+
     def after(self, place: Place) -> Ranking:
         """What comes after a place in the order."""
         later = place.precedes(self.rows, self.scores)

@@ -6,6 +6,7 @@ loop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,13 +20,18 @@ from clozerec_core.limits import MAX_TOP_K
 from clozerec_core.predicate import EVERYTHING, Predicate
 from clozerec_retriever.index import TIE_MARGIN, ItemIndex
 from clozerec_retriever.live import LiveCatalogue, View
-from clozerec_retriever.masks import Mask
+from clozerec_retriever.passing import Passing, PassingCache
+from clozerec_retriever.planner import Plan
 from clozerec_retriever.popularity import Popularity
 from clozerec_retriever.ranking import NOTHING, Place, Ranking, rank
 from clozerec_retriever.wire import RowMessages
 
 DEEPER = 8
 """A page after the first is looked for among the best `top_k`, then among so many times more, and so on."""
+
+
+FEW_EXCLUDED = 64
+"""Up to so many rows, to look for more and drop them is faster than to prepare what passes anew."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class Selection:
     """Unknown ids are allowed and mean nothing."""
     after: Place | None = None
     """Only what comes after this place in the order."""
+    exact: bool = False
+    """Scan every passing row even where an approximate answer would do."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,10 @@ class Found:
     """Fewer than asked for pass."""
     vectorless_item: bool = False
     """The stored item has no vector to search by, so nothing was searched."""
+    plan: Plan | None = None
+    """How it was searched; None: it was not."""
+    share: float = 0.0
+    """Of the bundle's rows, that pass."""
 
 
 class Retriever:
@@ -61,6 +73,7 @@ class Retriever:
         self.messages = RowMessages(live)
         self._index = index
         self._popularity = popularity
+        self._cache = PassingCache()
 
     @classmethod
     def open(cls, bundle: Bundle) -> Retriever:
@@ -87,7 +100,7 @@ class Retriever:
         Raises:
             BadRequest: `intent` has the wrong length, is not finite or is zero; `top_k` is too large.
         """
-        return self._search(self.live.view, self._unit(intent), selection)
+        return self._search(self._unit(intent), selection)
 
     def search_by_item(self, item_id: str, selection: Selection) -> Found:
         """The items nearest to a stored item, without itself.
@@ -100,11 +113,10 @@ class Retriever:
         row = self.live.row_of(item_id)
         if row is None:
             raise UnknownItem(item_id)
-        view = self.live.view
         vector = self.vector(row)
         if vector is None:
             return Found(NOTHING, exhausted=True, vectorless_item=True)
-        return self._search(view, vector, selection, row)
+        return self._search(vector, selection, row)
 
     def popular(self, selection: Selection) -> Found:
         """The most popular items.
@@ -113,7 +125,9 @@ class Retriever:
             BadRequest: `top_k` is too large.
         """
         top_k = self._top_k(selection)
-        ranking = self._popularity.best(top_k, self._passing(self.live.view, selection), selection.after)
+        passing, excluded = self._passing(self.live.view, selection, ())
+        rows_N = passing.without(excluded).rows_N if excluded else passing.rows_N
+        ranking = self._popularity.best(top_k, rows_N, selection.after)
         return Found(ranking, exhausted=len(ranking) < top_k)
 
     def metadata_fields(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -139,31 +153,34 @@ class Retriever:
         intent_D = np.asarray(intent, np.float64)
         if intent_D.shape != (dim,):
             raise BadRequest.of("intent", f"expected {dim} numbers, as bundle {self.bundle_id} has, not {len(intent)}")
-        if not np.all(np.isfinite(intent_D)):
+        norm = math.sqrt(intent_D @ intent_D)
+        if not math.isfinite(norm):  # so is no sum with a NaN or an infinity in it
             raise BadRequest.of("intent", "expected finite numbers only, not NaN or infinity")
-        norm = float(np.linalg.norm(intent_D))
         if norm <= TINY_NORM:
             raise BadRequest.of("intent", "expected a vector with a direction, not zero")
         return (intent_D / norm).astype(np.float32)
 
-    def _search(self, view: View, intent_D: Floats, selection: Selection, *excluded_rows: int) -> Found:
+    def _search(self, intent_D: Floats, selection: Selection, *own_row: int) -> Found:
         top_k = self._top_k(selection)
-        passing_N = self._passing(view, selection, *excluded_rows)
-        num_base = len(view.moved_B)
-        of_index = ~view.moved_B if passing_N is None else passing_N[:num_base] & ~view.moved_B
-        after, depth = selection.after, top_k
+        view = self.live.view
+        passing, excluded = self._passing(view, selection, own_row)
+        exact = selection.exact or selection.after is not None
+        depth = top_k + len(excluded)
         while True:
-            rows, scores = self._index.best(intent_D, depth, of_index)
+            proposal = self._index.best(intent_D, depth, passing, exact)
+            rows, scores = proposal.rows, proposal.scores
             if len(view.tail.rows_T):
-                more_rows, more_scores = view.tail.best(intent_D, TIE_MARGIN, depth, passing_N)
+                more_rows, more_scores = view.tail.best(intent_D, TIE_MARGIN, depth, passing.rows_N)
                 rows, scores = np.concatenate((rows, more_rows)), np.concatenate((scores, more_scores))
             ranking = rank(rows, scores, depth)
             all_found = len(ranking) < depth
-            if after is not None:
-                ranking = ranking.after(after)
+            if excluded:
+                ranking = ranking.without(excluded)
+            if selection.after is not None:
+                ranking = ranking.after(selection.after)
             if all_found or len(ranking) >= top_k:
                 ranking = ranking.first(top_k)
-                return Found(ranking, exhausted=len(ranking) < top_k)
+                return Found(ranking, len(ranking) < top_k, plan=proposal.plan, share=passing.count / len(passing))
             # The page lies deeper in the order.
             depth *= DEEPER
 
@@ -174,14 +191,17 @@ class Retriever:
             return self.live.moved_vector(row)
         return self._index.vector(row)
 
-    def _passing(self, view: View, selection: Selection, *excluded_rows: int) -> Mask | None:
-        """The rows that may be returned, `[N]`; None where all may."""
-        excluded = [row for row in self.live.rows_of(selection.exclude_item_ids) if row < view.num_rows]
-        excluded += excluded_rows
-        if selection.where == EVERYTHING and not excluded and not view.version:
-            return None
-        mask = view.passing(selection.where)
-        if excluded:
-            mask = mask.copy()
-            mask[excluded] = False
-        return mask
+    def _passing(self, view: View, selection: Selection, own_row: tuple[int, ...]) -> tuple[Passing, list[int]]:
+        """What may be returned, and the few rows that are to be left out of it afterwards."""
+        passing = self._cache.get(selection.where, view.version)
+        if passing is None:
+            searchable_B = self._index.has_vector_N & ~view.moved_B
+            passing = Passing(view.passing(selection.where), searchable_B, self._index.cells)
+            self._cache.put(selection.where, view.version, passing)
+        if not selection.exclude_item_ids and not own_row:
+            return passing, []
+        excluded = {row for row in self.live.rows_of(selection.exclude_item_ids) if row < view.num_rows}
+        excluded.update(own_row)
+        if len(excluded) <= FEW_EXCLUDED:
+            return passing, list(excluded)
+        return passing.without(list(excluded)), []

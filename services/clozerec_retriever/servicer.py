@@ -7,6 +7,7 @@ longer to render than to find, and the event loop has health checks to answer. C
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import faiss
 import numpy as np
 
 from clozerec.v1 import retriever_pb2, retriever_pb2_grpc
+from clozerec_core import metrics
 from clozerec_core.bundle import Bundle
 from clozerec_core.errors import BadRequest
 from clozerec_core.filter_wire import columns_to_wire, filter_from_wire
 from clozerec_core.limits import MAX_ITEMS_PER_CALL
 from clozerec_core.rpc import Service
+from clozerec_core.telemetry import get_logger
 from clozerec_core.workers import Workers
 from clozerec_retriever.journal import Drop, Journal, Put
 from clozerec_retriever.ranking import Place
@@ -27,6 +30,8 @@ from clozerec_retriever.settings import RetrieverSettings
 from clozerec_retriever.shelf import Shelf
 from clozerec_retriever.wire import check_id, mask_from_wire, put_from_wire, status_of
 from clozerec_retriever.writer import JournalWriter
+
+log = get_logger("retriever")
 
 SERVICE_NAME = "clozerec.v1.RetrieverService"
 
@@ -165,10 +170,12 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             raise BadRequest.of("bundle_id", "name the bundle that intent comes from; spaces of two must not mix")
         fields = retriever.metadata_fields(request.metadata_fields)
         selection = _selection(request, retriever)
+        start = time.perf_counter()
         if request.item_id:
             found = retriever.search_by_item(request.item_id, selection)
         else:
             found = retriever.search_by_vector(np.array(request.intent, np.float32), selection)
+        _report(found, time.perf_counter() - start)
         return retriever_pb2.SearchResponse(
             bundle_id=retriever.bundle_id,
             candidates=_candidates(found, retriever, fields, request.include_vectors),
@@ -209,6 +216,15 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         return response
 
 
+def _report(found: Found, took_s: float) -> None:
+    """How a search was done, into metrics and the debug log."""
+    if found.plan is None:
+        return
+    metrics.RETRIEVER_SEARCH_SECONDS.labels(found.plan.value).observe(took_s)
+    metrics.RETRIEVER_PASS_SHARE.observe(found.share)
+    log.debug("searched", plan=found.plan.value, share=found.share, found=len(found.ranking), took_ms=took_s * 1e3)
+
+
 def _puts(request: retriever_pb2.RetrieverServiceUpsertItemsRequest, retriever: Retriever) -> list[Put | BadRequest]:
     """What each item of a call asks for, or what is wrong with it."""
     _check_count("items", len(request.items))
@@ -235,6 +251,7 @@ def _selection(
         where=filter_from_wire(request.filter, retriever.live.schema),
         exclude_item_ids=request.exclude_item_ids,
         after=_place(request.after) if request.HasField("after") else None,
+        exact=isinstance(request, retriever_pb2.SearchRequest) and request.exact,
     )
 
 

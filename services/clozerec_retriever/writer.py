@@ -13,8 +13,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from clozerec_core import metrics
 from clozerec_core.catalogue import Schema
-from clozerec_core.errors import ClozerecError, Overloaded
+from clozerec_core.errors import Overloaded
 from clozerec_core.telemetry import get_logger
 from clozerec_retriever.journal import Change, ItemRecord, Journal
 
@@ -120,12 +121,14 @@ class JournalWriter:
         """One transaction for batches of one schema."""
         changes = [change for batch in batches for change in batch.changes]
         try:
-            results = self._journal.commit(changes, batches[0].schema, batches[0].is_in_bundle)
+            with metrics.RETRIEVER_COMMIT_SECONDS.time():
+                results = self._journal.commit(changes, batches[0].schema, batches[0].is_in_bundle)
             self._show([record for record in results if record is not None])
-        except ClozerecError as error:
+        except Exception as error:  # noqa: BLE001  # each caller has it, and the thread goes on
             for batch in batches:
                 batch.done.set_exception(error)
             return
+        metrics.RETRIEVER_CHANGES.inc(len(changes))
         start = 0
         for batch in batches:
             batch.done.set_result(results[start : start + len(batch.changes)])

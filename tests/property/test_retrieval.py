@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-import faiss
 import numpy as np
 import pytest
 from bundle_factory import behaviour_alone, make_manifest
@@ -20,6 +19,7 @@ from clozerec_core.predicate import Predicate, matches
 from clozerec_retriever import index as index_module
 from clozerec_retriever.index import ItemIndex
 from clozerec_retriever.live import LiveCatalogue
+from clozerec_retriever.passing import Passing
 from clozerec_retriever.popularity import Popularity
 from clozerec_retriever.ranking import Place, Ranking, rank
 from clozerec_retriever.retriever import Found, Retriever, Selection
@@ -49,9 +49,7 @@ def cosines(vectors_ND: Floats, intent_D: Floats) -> dict[int, float]:
 
 
 def flat_index(vectors_ND: Floats) -> ItemIndex:
-    index = faiss.IndexFlatIP(vectors_ND.shape[1])
-    index.add(vectors_ND)
-    return ItemIndex(index)
+    return ItemIndex(vectors_ND.copy())
 
 
 def unit(direction: list[int]) -> Floats:
@@ -170,6 +168,8 @@ def test_both_ways_to_search_find_every_tie(
     intent = normalise(random.normal(size=(1, 8)).astype(np.float32))[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_module, "GATHER_SHARE", gather_share)
-        ranking = rank(*flat_index(vectors).best(intent, top_k, passing), top_k)
+        index = flat_index(vectors)
+        proposal = index.best(intent, top_k, Passing(passing, index.has_vector_N))
+        ranking = rank(proposal.rows, proposal.scores, top_k)
     scores = {row: score for row, score in cosines(vectors, intent).items() if passing[row]}
     assert in_steps(ranking) == ranked(scores, top_k)

@@ -17,10 +17,11 @@ from clozerec_core import bundle as names
 from clozerec_core.catalogue import Catalogue
 from clozerec_core.errors import ClozerecError
 from clozerec_core.history_file import Rows, Times, write_histories
-from clozerec_core.hybrid import ItemSpace
+from clozerec_core.hybrid import Floats, ItemSpace
 from clozerec_trainer.data import Log
 from clozerec_trainer.encoder_graph import write_encoder
 from clozerec_trainer.model import HybridBert4Rec
+from clozerec_trainer.search_index import Quantisation, build
 
 
 def write_model(model: HybridBert4Rec, staging: Path) -> None:
@@ -33,10 +34,16 @@ def write_model(model: HybridBert4Rec, staging: Path) -> None:
     save_file(weights, staging / names.WEIGHTS)
     np.save(staging / names.CONTENT, content_NC, allow_pickle=False)
     np.save(staging / names.VECTORS, vectors_ND, allow_pickle=False)
-    index = faiss.IndexFlatIP(vectors_ND.shape[1])
-    index.add(vectors_ND)
-    faiss.write_index(index, str(staging / names.INDEX))
+    write_index(vectors_ND, staging)
     write_encoder(model.network, staging / names.ENCODER)
+
+
+def write_index(vectors_ND: Floats, staging: Path, quantisation: Quantisation = "none") -> None:
+    """The index over item vectors, and for a large catalogue what searching it needs."""
+    index, search_file = build(vectors_ND, quantisation)
+    faiss.write_index(index, str(staging / names.INDEX))
+    if search_file is not None:
+        search_file.save(staging / names.SEARCH)
 
 
 def write_tables(catalogue: Catalogue, log: Log, staging: Path) -> None:

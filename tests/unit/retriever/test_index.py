@@ -14,19 +14,20 @@ from clozerec_core.errors import BadBundle
 from clozerec_core.hybrid import Floats
 from clozerec_retriever.index import ItemIndex
 from clozerec_retriever.masks import Mask
+from clozerec_retriever.passing import Passing
 from clozerec_retriever.ranking import Ranking, rank
 
 EAST = np.array([1, 0], np.float32)
 
 
 def index_of(vectors: list[list[float]] | Floats) -> ItemIndex:
-    flat = faiss.IndexFlatIP(np.shape(vectors)[1])
-    flat.add(np.array(vectors, np.float32))
-    return ItemIndex(flat)
+    return ItemIndex(np.array(vectors, np.float32))
 
 
 def search(index: ItemIndex, intent: Floats, top_k: int, passing: Mask | None = None) -> Ranking:
-    return rank(*index.best(intent, top_k, passing), top_k)
+    rows = np.ones(len(index), np.bool_) if passing is None else passing
+    proposal = index.best(intent, top_k, Passing(rows, index.has_vector_N))
+    return rank(proposal.rows, proposal.scores, top_k)
 
 
 def bundle_with(tmp_path: Path, index: object | bytes) -> Bundle:
@@ -99,10 +100,10 @@ def test_an_index_of_another_size_than_the_manifest_says_is_refused(tmp_path: Pa
 
 
 def test_an_index_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadBundle, match=r"index\.faiss .* is no flat inner-product index"):
+    with pytest.raises(BadBundle, match=r"index\.faiss .* is no flat or HNSW index by inner product"):
         ItemIndex.open(bundle_with(tmp_path, faiss.IndexFlatL2(3)))
-    with pytest.raises(BadBundle, match="is no flat inner-product index"):
-        ItemIndex.open(bundle_with(tmp_path / "graph", faiss.IndexHNSWFlat(3, 8, faiss.METRIC_INNER_PRODUCT)))
+    with pytest.raises(BadBundle, match="is no flat or HNSW index by inner product"):
+        ItemIndex.open(bundle_with(tmp_path / "graph", faiss.IndexHNSWFlat(3, 8, faiss.METRIC_L2)))
 
 
 @pytest.mark.parametrize("raw", [b"", b"IxFI", b"not an index at all"], ids=["empty", "cut", "text"])

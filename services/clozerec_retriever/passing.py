@@ -1,0 +1,93 @@
+"""What passes a filter at one moment, prepared once for all searches that ask for it.
+
+Shapes: N rows of the catalogue, B rows of the bundle's index.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from functools import cached_property
+from typing import Any
+
+import faiss
+import numpy as np
+
+from clozerec_core.predicate import Predicate
+from clozerec_retriever.cells import Cells, PassingByCell
+from clozerec_retriever.masks import Mask, text_len
+from clozerec_retriever.ranking import RowArray
+
+MAX_CACHED = 32
+MAX_CACHED_TEXT = 4_096
+"""Characters in the values of a filter that is kept: beyond it, keys could outweigh what is kept."""
+
+
+class Passing:
+    """The rows that pass, and in the forms that searches read them. What is costly is made when first asked for."""
+
+    def __init__(self, rows_N: Mask, searchable_B: Mask, cells: Cells | None = None) -> None:
+        """
+        Args:
+            rows_N: all rows of the catalogue that pass.
+            searchable_B: rows of which the index has the present vector.
+            cells: of the index.
+        """
+        self.rows_N = rows_N
+        self.of_index_B: Mask = rows_N[: len(searchable_B)] & searchable_B
+        self.count = int(np.count_nonzero(self.of_index_B))
+        """Rows of the index that pass."""
+        self.is_all = self.count == len(searchable_B)
+        self._cells = cells
+
+    def __len__(self) -> int:
+        return len(self.of_index_B)
+
+    @cached_property
+    def rows(self) -> RowArray:
+        """Rows of the index that pass, ascending."""
+        return np.flatnonzero(self.of_index_B)
+
+    @cached_property
+    def by_cell(self) -> PassingByCell:
+        """The same by cell; for an index that has cells."""
+        assert self._cells is not None
+        return self._cells.of(self.of_index_B)
+
+    @cached_property
+    def selector(self) -> Any:
+        """The same for FAISS."""
+        return faiss.IDSelectorBitmap(np.packbits(self.of_index_B, bitorder="little"))
+
+    def without(self, rows: list[int]) -> Passing:
+        """The same but some rows of the catalogue."""
+        rest = self.rows_N.copy()
+        rest[rows] = False
+        return Passing(rest, self.of_index_B, self._cells)
+
+
+class PassingCache:
+    """Keeps what passes the filters asked for lately, as long as the catalogue stays as it is."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Predicate, tuple[int, Passing]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, predicate: Predicate, version: int) -> Passing | None:
+        """What passes at a version of the catalogue; None where it has to be found out."""
+        with self._lock:
+            kept = self._kept.get(predicate)
+            if kept is None or kept[0] != version:
+                return None
+            self._kept.move_to_end(predicate)
+            return kept[1]
+
+    def put(self, predicate: Predicate, version: int, passing: Passing) -> None:
+        """Keep it, in the place of an older version and of what was asked for least lately."""
+        if text_len(predicate) > MAX_CACHED_TEXT:
+            return
+        with self._lock:
+            self._kept[predicate] = version, passing
+            self._kept.move_to_end(predicate)
+            while len(self._kept) > MAX_CACHED:
+                self._kept.popitem(last=False)
