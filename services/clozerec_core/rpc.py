@@ -46,6 +46,12 @@ class ServerSettings(Settings):
     default_timeout_s: float = Field(
         10.0, gt=0, description="Seconds for an answer when the caller sets no deadline; a call without one may hang."
     )
+    max_concurrent_streams: int = Field(
+        64,
+        ge=1,
+        description="Calls under way on one connection; HTTP/2 keeps further ones at the caller, where they cost this "
+        "server nothing, while refusing a short call costs as much as answering it.",
+    )
     metrics: bool = Field(True, description="Count calls, and serve Prometheus metrics on metrics_port.")
     metrics_port: int = Field(0, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
     health_port: int | None = Field(
@@ -116,6 +122,9 @@ class GrpcServer:
         # Without so_reuseport=0 two servers share a port silently, and each sees half of the calls.
         options = (
             ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+            # Else a call counts until its memory is freed, and callers that keep to the limit are refused.
+            ("grpc.http.overload_protection", 0),
             ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
         )

@@ -43,7 +43,8 @@ class TextEngine:
         )
         self._run_options = onnxruntime.RunOptions()
         # An arena that a burst of long texts grew gives its memory back after each run.
-        self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        arenas = "cpu:0;gpu:0" if settings.encoder_device == "cuda" else "cpu:0"
+        self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
 
     def embed(self, texts: Sequence[str]) -> list[EmbeddedText]:
         """Content vectors in the order of the texts, each non-empty."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -142,3 +143,20 @@ async def test_inner_services_refuse_a_foreign_bundle(toy_bundle: Bundle) -> Non
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.Search(retriever_pb2.SearchRequest(bundle_id="other", intent=[1.0] * 16), timeout=TIMEOUT_S)
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_more_callers_on_a_connection_than_its_limit_wait_and_are_all_answered(toy_bundle: Bundle) -> None:
+    settings = EncoderSettings(bundle=toy_bundle.path, grpc_port=0, grace_s=1, max_concurrent_streams=4)
+    async with (
+        encoder_server(toy_bundle, settings) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+        request = encoder_pb2.GetEncoderInfoRequest()
+        await stub.GetEncoderInfo(request, timeout=TIMEOUT_S)  # from here on the caller knows the limit
+        answers = await asyncio.gather(*(_answer(stub.GetEncoderInfo(request, timeout=TIMEOUT_S)) for _ in range(200)))
+    assert {answer.bundle_id for answer in answers} == {toy_bundle.bundle_id}
+
+
+async def _answer(call: Any) -> Any:
+    return await call

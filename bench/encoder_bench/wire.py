@@ -1,0 +1,159 @@
+"""The encoder over gRPC on loopback, client and server in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import toy_world
+from tokenizers import Tokenizer
+
+from clozerec.v1 import encoder_pb2
+from clozerec_core.bundle import TEXT_MODEL, TOKENIZER
+from encoder_bench.engine import medians_us, our_engine, rows
+from encoder_bench.servers import ECHO, ENCODE_SEQUENCES, ENCODE_TEXTS, Call, calling, echo, encoder
+from encoder_bench.setting import MAX_ITEMS, NUM_ITEMS, RANDOM, bundle, real_lengths, say
+
+CALLERS, BULK = 64, 64
+RATE_S = 3.0
+TEXT = "a cast iron pan for frying eggs and baking bread over an open fire in the woods"
+"""20 word pieces, with the two special ones."""
+
+
+def single_sequences(scratch: Path) -> None:
+    """One sequence a call: one caller, then many."""
+    asyncio.run(_single_sequences(scratch))
+
+
+async def _single_sequences(scratch: Path) -> None:
+    made = bundle(scratch)
+    lengths = real_lengths("ml-1m")
+    lengths = np.full(CALLERS, MAX_ITEMS) if lengths is None else RANDOM.choice(lengths, CALLERS)
+    with encoder(made) as port, encoder(made, encoder_batch_tokens=1, encoder_lone_tokens=0) as alone_port:
+        async with calling(port, ENCODE_SEQUENCES) as ours, calling(alone_port, ENCODE_SEQUENCES) as unbatched:
+            for length in (MAX_ITEMS, 5):
+                request = sequences_request([length])
+                got = await beside_echo(ours, request, 500)
+                say(
+                    f"one caller, {length} items, p50",
+                    f"{got['ours']:.0f} us",
+                    got["ours"] / got["echo"],
+                    "echo",
+                    "at most 1.6",
+                )
+            requests = [sequences_request([length]) for length in lengths]
+            got = await rates(CALLERS, requests, ours=ours, unbatched=unbatched)
+            what = f"{CALLERS} callers, {lengths.mean():.0f} items each"
+            say(what, f"{got['ours']:.0f}/s", got["ours"] / got["unbatched"], "batches of one", "at least 1.3")
+
+
+def bulk(scratch: Path) -> None:
+    """Calls of 64 sequences, four under way."""
+    asyncio.run(_bulk(scratch))
+
+
+async def _bulk(scratch: Path) -> None:
+    made = bundle(scratch)
+    lengths = real_lengths("ml-1m")
+    lengths = np.full(BULK, MAX_ITEMS) if lengths is None else RANDOM.choice(lengths, BULK)
+    ours, sequences = our_engine(scratch / "engine"), rows(lengths)
+    with encoder(made) as port:
+        async with calling(port, ENCODE_SEQUENCES) as call:
+            served, raw = [], []
+            for _ in range(4):
+                raw.append(BULK * 1e6 / medians_us(4, raw=lambda: ours.intents(sequences))["raw"])
+                served.append(BULK * (await rates(4, [sequences_request(lengths)], ours=call))["ours"])
+    figure = statistics.median(served)
+    say(
+        f"calls of {BULK} sequences",
+        f"{figure:.0f} seq/s",
+        figure / statistics.median(raw),
+        "the raw engine",
+        "at least 0.9",
+    )
+
+
+def texts(scratch: Path) -> None:
+    """A new text, and one that came before."""
+    asyncio.run(_texts(scratch))
+
+
+async def _texts(scratch: Path) -> None:
+    made = toy_world.train_toy_bundle(scratch, metadata_columns=["title"], training_epochs=1)
+    tokenizer = Tokenizer.from_file(str(made.file(TOKENIZER)))
+    ids = np.array([tokenizer.encode(TEXT).ids], np.int64)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(made.file(TEXT_MODEL), options, ["CPUExecutionProvider"])
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    words = TEXT.split()
+    with encoder(made) as port:
+        async with calling(port, ENCODE_TEXTS) as call:
+            served, raw = [], []
+            for _ in range(40):
+                shuffled = " ".join(RANDOM.permutation(words))  # a new text of the same length
+                began = time.perf_counter()
+                await call(texts_request(shuffled))
+                served.append(time.perf_counter() - began)
+                raw.append(medians_us(1, raw=lambda: session.run(None, feeds))["raw"] / 1e6)
+            figure, reference = statistics.median(served), statistics.median(raw)
+            what = f"a new text of {ids.shape[1]} word pieces, p50"
+            say(what, f"{figure * 1e3:.2f} ms", figure / reference, "the raw ONNX run", "at most 1.1")
+            got = await beside_echo(call, texts_request(TEXT), 500)
+            say("a text that came before, p50", f"{got['ours']:.0f} us", got["ours"] / got["echo"], "echo", "under 2")
+
+
+def sequences_request(lengths: Sequence[int]) -> bytes:
+    sequences = [
+        encoder_pb2.Sequence(
+            tokens=[encoder_pb2.Token(item_id=f"i{row}") for row in RANDOM.integers(NUM_ITEMS, size=length)]
+        )
+        for length in lengths
+    ]
+    return encoder_pb2.EncodeSequencesRequest(sequences=sequences).SerializeToString()
+
+
+def texts_request(text: str) -> bytes:
+    return encoder_pb2.EncodeTextsRequest(texts=[text]).SerializeToString()
+
+
+async def beside_echo(ours: Call, request: bytes, num_calls: int) -> dict[str, float]:
+    """Median latency of one caller, in microseconds, and that of an echo of the same sizes; they take turns."""
+    with echo(len(await ours(request))) as port:
+        async with calling(port, ECHO) as echoing:
+            times: dict[str, list[float]] = {"ours": [], "echo": []}
+            for _ in range(num_calls // 50):
+                for name, call in (("ours", ours), ("echo", echoing)):
+                    for _ in range(50):
+                        began = time.perf_counter()
+                        await call(request)
+                        times[name].append(time.perf_counter() - began)
+            return {name: statistics.median(each) * 1e6 for name, each in times.items()}
+
+
+async def rates(callers: int, requests: Sequence[bytes], **calls: Call) -> dict[str, float]:
+    """Calls a second with so many callers, each asking again once it has its answer; they take turns."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(3):
+        for name, call in calls.items():
+            found[name].append(await _rate(callers, requests, call))
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+async def _rate(callers: int, requests: Sequence[bytes], call: Call) -> float:
+    done, until = 0, time.perf_counter() + RATE_S / 3
+
+    async def caller(number: int) -> None:
+        nonlocal done
+        while time.perf_counter() < until:
+            await call(requests[number % len(requests)])
+            done += 1
+
+    began = time.perf_counter()
+    await asyncio.gather(*(caller(number) for number in range(callers)))
+    return done / (time.perf_counter() - began)

@@ -1,0 +1,39 @@
+"""The device is the one that was asked for: a GPU where there is one, and a word of advice where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from bundle_factory import random_vectors
+from encoder_bundle import random_network, torch_intent, write_encoder_bundle
+
+from clozerec_core.errors import UsageError
+from clozerec_encoder.bundles import LoadedBundles
+from clozerec_encoder.engine import RowSequence, SequenceEngine
+from clozerec_encoder.settings import EncoderSettings
+from clozerec_trainer.model import NetworkSpec
+
+HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+SPEC = NetworkSpec(12, 7, 2, 3, 0.1, True)
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime can use a GPU; the message is for one that cannot")
+def test_a_gpu_that_is_not_there_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    bundle = write_encoder_bundle(tmp_path, random_network(SPEC))
+    with pytest.raises(UsageError, match=r"encoder_device is cuda, .* install onnxruntime-gpu"):
+        LoadedBundles(bundle, EncoderSettings(bundle=bundle.path, encoder_device="cuda"))
+
+
+@pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU, and onnxruntime-gpu in place of onnxruntime")
+def test_a_gpu_gives_the_same_intents(tmp_path: Path) -> None:
+    network = random_network(SPEC)
+    engine = SequenceEngine(
+        write_encoder_bundle(tmp_path, network), random_vectors(20, 12), 256, threads=1, device="cuda"
+    )
+    for length in range(1, 7):
+        rows = list(range(length))
+        expected = torch_intent(network, random_vectors(20, 12)[rows], length)
+        np.testing.assert_allclose(engine.intents([RowSequence(rows, length)])[0], expected, atol=1e-3)
