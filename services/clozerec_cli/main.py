@@ -62,6 +62,43 @@ def train(
 
 
 @app.command()
+def doctor(
+    payload: PayloadFile,
+    preset: Annotated[str | None, typer.Option(help="Keys to start from; the payload's own win.")] = None,
+) -> None:
+    """Say what the data can and cannot support, how long training will take, and what to change.
+
+    \b
+    Example: clozerec doctor payload.yaml --preset video-next-episode
+    """
+    from clozerec_cli import training
+
+    typer.echo(training.doctor(payload, {"preset": preset}))
+
+
+@app.command()
+def tune(
+    payload: PayloadFile,
+    output: Annotated[Path | None, typer.Option(help="For the study and its outcome. [default: bundles]")] = None,
+    preset: Annotated[str | None, typer.Option(help="Keys to start from; the payload's own win.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Reused between runs. [default: ~/.cache/clozerec]")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="In all, those of earlier calls included.")] = 30,
+    minutes: Annotated[float, typer.Option(min=0, help="Of this call.")] = 60.0,
+) -> None:
+    """Search for better keys by validation; the path of a payload that has them is the last line.
+
+    Run again, it goes on where it stood.
+
+    \b
+    Example: clozerec tune payload.yaml --output tuning --trials 30 --minutes 60
+    """
+    from clozerec_cli import training
+
+    options = {"output": output, "preset": preset, "cache_dir": cache_dir}
+    typer.echo(training.tune(payload, options, trials, minutes))
+
+
+@app.command()
 def evaluate(bundle: BundleDir, payload: PayloadFile) -> None:
     """Print the report's metrics again, computed from the bundle's own weights.
 

@@ -1,4 +1,4 @@
-"""`clozerec train` and `clozerec evaluate`: settings and progress around the trainer, which does the work."""
+"""`clozerec doctor`, `train`, `tune` and `evaluate`: settings and progress around the trainer, which does the work."""
 
 from __future__ import annotations
 
@@ -36,6 +36,36 @@ def train(payload_path: Path, options: dict[str, Any]) -> Path | None:
     with joined_world() as world:
         result = train_bundle(payload, settings.output, _reporter(), settings.cache_dir.expanduser(), world)
     return result.bundle.path if world.is_first else None
+
+
+def doctor(payload_path: Path, options: dict[str, Any]) -> str:
+    """What the data can and cannot support, in words.
+
+    Raises:
+        UsageError: the payload or the data cannot be trained on.
+    """
+    settings = CommandSettings.load(options, EVERY_KIND)
+    _require_trainer()
+    from clozerec_trainer.doctor import examine
+    from clozerec_trainer.payload import load_payload
+
+    return str(examine(load_payload(payload_path, settings.preset), _reporter()))
+
+
+def tune(payload_path: Path, options: dict[str, Any], num_trials: int, minutes: float) -> Path:
+    """Search for better keys; returns the path of a payload that has them.
+
+    Raises:
+        UsageError: the payload, the data or an option is wrong, or the time was too short.
+    """
+    settings = CommandSettings.load(options, EVERY_KIND)
+    _require_trainer()
+    from clozerec_trainer.payload import load_payload
+    from clozerec_trainer.tune import tune as search
+
+    payload = load_payload(payload_path, settings.preset)
+    tuned = search(payload, settings.output, num_trials, minutes, _reporter(), settings.cache_dir.expanduser())
+    return tuned.path
 
 
 def evaluate(bundle_path: Path, payload_path: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 The only home of torch. `payload.py` says what is asked, `train.py` does it from top to bottom; everything else is one
 step each: read (`tables`, `times`, `items`, `data`), split (`splits`) and cut (`sequences`), mask (`cloze`), embed text
-(`item_features`), learn (`model`, `objective`, `loop`, `experiment`), judge (`evaluate`, `metrics`, `baselines`,
-`comparison`, `report`), write (`export`, `encoder_graph`, `text_graph`).
+(`item_features`, `content`), learn (`model`, `objective`, `loop`, `checkpoint`, `distributed`, `experiment`), judge
+(`evaluate`, `metrics`, `baselines`, `comparison`, `report`), advise (`advice`, `estimate`, `doctor`, `tune`), write
+(`export`, `encoder_graph`, `text_graph`).
 """
 
 import os

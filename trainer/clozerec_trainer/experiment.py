@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,23 @@ from clozerec_trainer.checkpoint import Checkpoints, read_checkpoint
 from clozerec_trainer.comparison import MODEL, choose, compare
 from clozerec_trainer.data import Dataset, Ints
 from clozerec_trainer.distributed import World
+from clozerec_trainer.estimate import Estimate, estimate
 from clozerec_trainer.evaluate import Judge, ScoreCases, model_scores
 from clozerec_trainer.examples import Example, pick_examples
 from clozerec_trainer.item_features import Content
 from clozerec_trainer.loop import Fitted, Validate, fit
-from clozerec_trainer.metrics import CUTOFFS, SELECTED_BY
+from clozerec_trainer.metrics import CUTOFFS, SELECTED_BY, Metrics
 from clozerec_trainer.model import HybridBert4Rec, NetworkSpec
 from clozerec_trainer.payload import Payload
 from clozerec_trainer.progress import Reporter
-from clozerec_trainer.sequences import cut_windows
+from clozerec_trainer.sequences import Windows, cut_windows
 from clozerec_trainer.splits import PARTS, Part, Split, split_log
 
 Figures = dict[str, Any]
 
 _SAID = (SELECTED_BY, "hr@10")
+
+_JUDGED_FOR_ESTIMATE = 256
 
 
 @dataclass(frozen=True)
@@ -47,21 +52,62 @@ def train_on_split(
     reporter: Reporter,
     checkpoints: Checkpoints | None = None,
     world: World | None = None,
+    watch: Callable[[Metrics], None] | None = None,
 ) -> tuple[HybridBert4Rec, Fitted]:
-    """Train on what the split leaves, and keep the epoch that validation likes best."""
+    """Train on what the split leaves, and keep the epoch that validation likes best.
+
+    Args:
+        watch: hears each validation; what it raises ends the training.
+    """
     split = split_log(dataset.log, payload)
-    judge = _judge(split, "validation", dataset, payload) if len(split.validation) else None
+    judge = _judge(split, "validation", dataset, payload)
+
+    def validate(model: HybridBert4Rec) -> Metrics:
+        figures = judge.metrics(model_scores(model, dataset.log))
+        if watch is not None:
+            watch(figures)
+        return figures
+
     return train_model(
         dataset,
         split.train_stops_U,
         content,
         payload,
         reporter,
-        None if judge is None else lambda model: judge.metrics(model_scores(model, dataset.log)),
+        validate if len(split.validation) else None,
         payload.training_epochs,
         checkpoints,
         world,
     )
+
+
+def prepare_model(
+    dataset: Dataset, stops_U: Ints, content: Content, payload: Payload, rank: int = 0
+) -> tuple[HybridBert4Rec, Windows, torch.Tensor]:
+    """A new model on its device, windows of each user's events before `stops_U`, and the sorted rows in them."""
+    stride = payload.stride if payload.sequence_sampling == "sliding_window" else None
+    windows = cut_windows(dataset.log, stops_U, payload.max_sequence_length + 1, stride)
+    trained_rows = torch.from_numpy(windows.distinct_rows())
+    trained_N = torch.zeros(len(dataset.catalogue), dtype=torch.bool)
+    trained_N[trained_rows] = True
+    device = find_device(payload.device, rank)
+    model = _new_model(content, trained_N, payload).to(device)
+    if payload.start_from is not None:
+        _start_from(payload.start_from, model)
+    return model, windows, trained_rows.to(device)
+
+
+def estimate_training(
+    dataset: Dataset, payload: Payload, prepared: tuple[HybridBert4Rec, Windows, torch.Tensor], num_epochs: int
+) -> Estimate:
+    """Time and memory of the training that the payload asks for, from a few steps and a part of a validation."""
+    cases = split_log(dataset.log, payload).validation
+    some = cases[:_JUDGED_FOR_ESTIMATE]
+    began = time.monotonic()
+    judge = Judge(dataset.log, some, len(dataset.catalogue), payload.exclude_seen)
+    judge.metrics(model_scores(prepared[0], dataset.log))
+    validation_s = (time.monotonic() - began) * len(cases) / max(1, len(some))
+    return estimate(*prepared, payload, num_epochs, validation_s)
 
 
 def train_model(
@@ -76,30 +122,17 @@ def train_model(
     world: World | None = None,
 ) -> tuple[HybridBert4Rec, Fitted]:
     """A new model, trained on each user's events before `stops_U`; the arguments of `fit` are explained there."""
-    stride = payload.stride if payload.sequence_sampling == "sliding_window" else None
-    windows = cut_windows(dataset.log, stops_U, payload.max_sequence_length + 1, stride)
-    trained_rows = torch.from_numpy(windows.distinct_rows())
-    trained_N = torch.zeros(len(dataset.catalogue), dtype=torch.bool)
-    trained_N[trained_rows] = True
-    device = find_device(payload.device, world.rank if world else 0)
-    reporter.say("training_begins", windows=len(windows), trained_items=len(trained_rows), device=str(device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(payload.seed)
-        model = _new_model(content, trained_N, payload).to(device)
-        if payload.start_from is not None:
-            _start_from(payload.start_from, model)
-        fitted = fit(
-            model,
-            windows,
-            trained_rows.to(device),
-            payload,
-            reporter,
-            validate,
-            num_epochs,
-            checkpoints,
-            world,
+        prepared = prepare_model(dataset, stops_U, content, payload, world.rank if world else 0)
+        model, windows, trained_rows = prepared
+        reporter.say(
+            "training_begins", windows=len(windows), trained_items=len(trained_rows), device=str(trained_rows.device)
         )
-    return model.cpu(), fitted
+        expected = estimate_training(dataset, payload, prepared, num_epochs)
+        expected.say(reporter)
+        fitted = fit(model, windows, trained_rows, payload, reporter, validate, num_epochs, checkpoints, world)
+    return model.cpu(), replace(fitted, advice=[*expected.advice(), *fitted.advice])
 
 
 def model_of(bundle: Bundle, payload: Payload) -> HybridBert4Rec:

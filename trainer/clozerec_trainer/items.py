@@ -47,7 +47,7 @@ def build_catalogue(table: Table | None, payload: Payload, seen_item_ids: Sequen
             f'{table.where(payload.item_column)}: item "{first}" stands in {(ids == first).sum()} rows; write one row '
             "an item"
         )
-    columns = [column for column in table.frame.get_columns() if column.name != payload.item_column]
+    columns = [column for column in table.rows.get_columns() if column.name != payload.item_column]
     typed = [_typed(column, table, payload.list_columns.get(column.name)) for column in columns]
     schema = {column.name: kind for column, kind in typed}
     known = set(ids)
@@ -106,7 +106,7 @@ def _display_names(item_ids: Sequence[str], table: Table, column: str | None) ->
     """The shown column as text; the id where it is missing or empty."""
     if column is None:
         return list(item_ids)
-    values = table.frame.get_column(column)
+    values = table.rows.get_column(column)
     if values.dtype.is_nested():
         raise UsageError(f"{table.where(column)} holds {values.dtype}; display_name is a column of text")
     names = values.cast(pl.String).to_list()

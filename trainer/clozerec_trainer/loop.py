@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from clozerec_core.catalogue import SpecialRows
 from clozerec_core.errors import ClozerecError
+from clozerec_trainer.advice import Advice, advise_on_training
 from clozerec_trainer.checkpoint import Checkpoints, State
 from clozerec_trainer.cloze import Batch, causal_batch, cloze_batch
 from clozerec_trainer.distributed import World
-from clozerec_trainer.metrics import SELECTED_BY, Metrics
+from clozerec_trainer.metrics import SELECTED_BY, EpochRecord, Metrics
 from clozerec_trainer.model import HybridBert4Rec
 from clozerec_trainer.objective import Objective
 from clozerec_trainer.payload import Payload
@@ -36,22 +37,13 @@ Validate = Callable[[HybridBert4Rec], Metrics]
 
 
 @dataclass(frozen=True)
-class EpochRecord:
-    """What an epoch did."""
-
-    epoch: int
-    loss: float
-    seconds: float
-    validation: Metrics = field(default_factory=dict)
-    """Empty where the epoch was not validated."""
-
-
-@dataclass(frozen=True)
 class Fitted:
     """The outcome; the model holds the best epoch's weights."""
 
     best_epoch: int
     epochs: list[EpochRecord]
+    advice: list[Advice]
+    """What the curves called for."""
 
 
 def fit(
@@ -86,6 +78,7 @@ def fit(
     if (saved := checkpoints.load()) is not None:
         run.load_state(saved)
         reporter.say("resumed", epoch=run.epoch, step=run.step, checkpoint=str(checkpoints.path))
+    advised: dict[str, Advice] = {}
     num_done = (run.epoch - 1) * steps_per_epoch + run.step
     with reporter.steps("training", steps_per_epoch * num_epochs - num_done) as advance:
         while run.epoch <= num_epochs and not run.is_stale(payload.patience):
@@ -109,13 +102,16 @@ def fit(
             )
             if world.is_first:
                 checkpoints.save(run.state())
+            if (advice := advise_on_training(run.records, num_epochs)) and advice.symptom not in advised:
+                advised[advice.symptom] = advice
+                reporter.say("advice", symptom=advice.symptom, seen=advice.seen, change=advice.change)
     checkpoints.confirm()
     if run.epoch <= num_epochs:
         reporter.say("stopped_early", epoch=run.epoch - 1, best_epoch=run.best_epoch, patience=payload.patience)
     if run.best_weights is not None:
         model.load_state_dict(run.best_weights)
     model.eval()
-    return Fitted(run.best_epoch or len(run.records), run.records)
+    return Fitted(run.best_epoch or len(run.records), run.records, list(advised.values()))
 
 
 class _Run:

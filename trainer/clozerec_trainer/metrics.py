@@ -6,6 +6,7 @@ Shapes: C cases, N items, K answers, M figures, U users, R resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,17 @@ NO_ITEM = -1
 
 NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What an epoch did."""
+
+    epoch: int
+    loss: float
+    seconds: float
+    validation: Metrics = field(default_factory=dict)
+    """Empty where the epoch was not validated."""
 
 
 def case_figures(ranks_C: Ints, cutoffs: Sequence[int]) -> dict[str, Figures]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import jinja2
 
+from clozerec_trainer.advice import Advice
 from clozerec_trainer.charts import Chart, line_chart
 from clozerec_trainer.comparison import MODEL
 from clozerec_trainer.examples import Example
-from clozerec_trainer.loop import EpochRecord
-from clozerec_trainer.metrics import SELECTED_BY
+from clozerec_trainer.metrics import SELECTED_BY, EpochRecord
 
-SHORT_CUTOFFS = (1, 5, 10, 20)
+SHORT_NAMES = ("ndcg@10", "hr@10", "mrr@10", "ndcg@5", "hr@5", "ndcg@20", "hr@20")
 
 LABELS: Mapping[str, str] = {
     "popularity": "popularity",
@@ -35,7 +35,7 @@ def write_report(
     manifest: Mapping[str, Any],
     epochs: Sequence[EpochRecord],
     examples: Sequence[Example],
-    advice: Sequence[str] = (),
+    advice: Sequence[Advice] = (),
 ) -> None:
     """Both files of `report/`.
 
@@ -44,7 +44,7 @@ def write_report(
         manifest: of the bundle: `bundle_id`, `metrics`, `data`, `split`, `payload`, `text`.
         epochs: what training did.
         examples: cases to show.
-        advice: sentences on what to change.
+        advice: what to change.
     """
     directory.mkdir()
     metrics = manifest["metrics"]
@@ -53,7 +53,7 @@ def write_report(
         "metrics": metrics,
         "epochs": [asdict(each) for each in epochs],
         "examples": [asdict(each) for each in examples],
-        "advice": list(advice),
+        "advice": [asdict(each) for each in advice],
     }
     (directory / "metrics.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
     names = list(metrics["test"].get(MODEL, ()))
@@ -66,8 +66,8 @@ def write_report(
             model=MODEL,
             labels=LABELS,
             choice=explain_choice(metrics, has_text=manifest["text"] is not None),
-            advice=advice,
-            short_names=[name for cutoff in SHORT_CUTOFFS for name in names if name.endswith(f"@{cutoff}")],
+            advice=[str(each) for each in advice],
+            short_names=SHORT_NAMES,
             all_names=names,
             beyond_names=list(beyond),
             charts=_charts(epochs),
@@ -96,7 +96,12 @@ def explain_choice(metrics: Mapping[str, Any], has_text: bool) -> list[str]:
             low, high = simpler[next_best]["interval"]
             sentences[0] += (
                 f"; the next is {LABELS[next_best]}, {_shown(simpler[next_best]['difference'])} behind "
-                f"(95% interval {_shown(low)} to {_shown(high)}), so the difference is no accident of these users."
+                f"(95% interval {_shown(low)} to {_shown(high)}), "
+                + (
+                    "so the difference is no accident of these users."
+                    if low > 0
+                    else f"which may be an accident of these users, but {LABELS[system]} is the simpler of the two."
+                )
             )
         else:
             sentences[0] += "; nothing else was compared."
@@ -106,8 +111,12 @@ def explain_choice(metrics: Mapping[str, Any], has_text: bool) -> list[str]:
             f", but {LABELS[system]} is simpler and cannot be told from it: {_shown(difference)} behind, with a 95% "
             f"interval of {_shown(low)} to {_shown(high)} that holds zero."
         )
-        if system != MODEL:
-            sentences[0] += " More data may change that; so may longer training or a preset nearer to your case."
+    if system != MODEL:
+        low, high = choice["behind"][MODEL]["interval"]
+        sentences.append(
+            f"This model stands {_shown(choice['behind'][MODEL]['difference'])} behind (95% interval {_shown(low)} to "
+            f"{_shown(high)}). More data may change that; so may longer training or a preset nearer to your case."
+        )
     return sentences + _about_new_items(metrics, system, has_text)
 
 

@@ -7,6 +7,7 @@ import glob
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -20,14 +21,19 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
-class Table:
-    """The rows of one or more files, in their order."""
+class Scan:
+    """One or more files as one table, maybe larger than memory: only its columns' names and types are read."""
 
     name: str
     """What messages call it: the path as the payload gives it."""
-    frame: pl.DataFrame
+    frame: pl.LazyFrame
+    """The rows in their order."""
     sha256: str
     """Of the files' bytes, one after the other."""
+
+    @cached_property
+    def schema(self) -> pl.Schema:
+        return self.frame.collect_schema()
 
     def where(self, column: str) -> str:
         """How messages name a column."""
@@ -36,18 +42,33 @@ class Table:
     def require(self, columns: Iterable[str]) -> None:
         """Refuse the table unless it has these columns."""
         for column in columns:
-            if column not in self.frame.columns:
+            if column not in self.schema:
                 raise UsageError(
-                    f'{self.name} has no column "{column}"{suggest(column, self.frame.columns)}; it has '
-                    f"{', '.join(self.frame.columns)}"
+                    f'{self.name} has no column "{column}"{suggest(column, self.schema.names())}; it has '
+                    f"{', '.join(self.schema.names())}"
                 )
+
+    def require_ids(self, column: str) -> None:
+        """Refuse the column unless its type can hold ids."""
+        dtype = self.schema[column]
+        if not (dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum)):
+            raise UsageError(f"{self.where(column)} holds {dtype}; ids are text or whole numbers")
+
+    def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        """Stream what `frame`, derived from this table, asks for.
+
+        Raises:
+            UsageError: a file is damaged.
+        """
+        try:
+            return frame.collect(engine="streaming")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise UsageError(f"cannot read {self.name}: {_brief(error)}") from None
 
     def ids(self, column: str) -> pl.Series:
         """A column of ids as text, each 1 to 256 bytes."""
-        values = self.frame.get_column(column)
-        if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum)):
-            raise UsageError(f"{self.where(column)} holds {values.dtype}; ids are text or whole numbers")
-        ids = values.cast(pl.String)
+        self.require_ids(column)
+        ids = self.collect(self.frame.select(pl.col(column).cast(pl.String))).to_series()
         lengths = ids.str.len_bytes().fill_null(0)
         for wrong, fault in (
             (lengths == 0, "ids are missing or empty"),
@@ -57,6 +78,13 @@ class Table:
                 first = wrong.arg_true()[0] + 1
                 raise UsageError(f"{self.where(column)}: {wrong.sum()} {fault}, the first in row {first}")
         return ids
+
+
+@dataclass(frozen=True)
+class Table(Scan):
+    """A table in memory."""
+
+    rows: pl.DataFrame
 
 
 def read_table(path: Path, text_columns: Sequence[str]) -> Table:
@@ -69,6 +97,16 @@ def read_table(path: Path, text_columns: Sequence[str]) -> Table:
     Raises:
         UsageError: no such file, unreadable, of another kind, or without rows.
     """
+    scan = scan_table(path, text_columns)
+    return Table(scan.name, scan.frame, scan.sha256, scan.collect(scan.frame))
+
+
+def scan_table(path: Path, text_columns: Sequence[str]) -> Scan:
+    """The same as `read_table`, but to be streamed.
+
+    Raises:
+        UsageError: no such file, unreadable, of another kind, or without rows.
+    """
     if path.is_dir():
         raise UsageError(f"{path} is a directory; give its files as a glob, such as {path / '*.parquet'}")
     files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
@@ -77,40 +115,44 @@ def read_table(path: Path, text_columns: Sequence[str]) -> Table:
     digest = hashlib.sha256()
     frames = []
     for file in files:
-        frames.append(_read_file(file, text_columns))
+        frames.append(_scan_file(file, text_columns))
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     try:
         frame = pl.concat(frames, how="vertical_relaxed")
-    except pl.exceptions.PolarsError as error:
+        num_rows = frame.select(pl.len()).collect(engine="streaming").item()
+    except pl.exceptions.ShapeError as error:
         raise UsageError(f"the files of {path} do not have the same columns and types: {_brief(error)}") from None
-    if frame.is_empty():
+    if num_rows == 0:
         raise UsageError(f"{path} is empty: it has no rows")
-    return Table(str(path), frame, digest.hexdigest())
+    return Scan(str(path), frame, digest.hexdigest())
 
 
-def _read_file(file: Path, text_columns: Sequence[str]) -> pl.DataFrame:
+def _scan_file(file: Path, text_columns: Sequence[str]) -> pl.LazyFrame:
     suffix = file.suffix.lower()
     try:
         if suffix == ".parquet":
-            return pl.read_parquet(file, glob=False, hive_partitioning=False)
-        if suffix in _SEPARATORS:
+            frame = pl.scan_parquet(file, glob=False, hive_partitioning=False)
+        elif suffix in _SEPARATORS:
             separator = _SEPARATORS[suffix]
             with file.open(encoding="utf-8-sig", newline="") as stream:
                 header = next(csv.reader(stream, delimiter=separator), [])
             _check_header(header, file)
-            return pl.read_csv(
+            frame = pl.scan_csv(
                 file,
                 separator=separator,
                 schema_overrides={column: pl.String for column in text_columns if column in header},
                 infer_schema_length=None,
                 glob=False,
             )
+        else:
+            raise UsageError(f"{file} is neither CSV nor Parquet: its name must end in .csv, .tsv or .parquet")
+        frame.collect_schema()
     except pl.exceptions.NoDataError:
         raise UsageError(f"{file} is empty: it has no rows") from None
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"cannot read {file}: {_brief(error)}") from None
-    raise UsageError(f"{file} is neither CSV nor Parquet: its name must end in .csv, .tsv or .parquet")
+    return frame
 
 
 def _check_header(header: Sequence[str], file: Path) -> None:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from clozerec_core.bundle import (
@@ -27,20 +26,15 @@ from clozerec_core.bundle import (
 )
 from clozerec_core.errors import UsageError
 from clozerec_trainer.checkpoint import Checkpoints
+from clozerec_trainer.content import content_of
 from clozerec_trainer.data import Dataset, read_dataset
 from clozerec_trainer.distributed import World
 from clozerec_trainer.experiment import Figures, judge_model, model_of, train_model, train_on_split
 from clozerec_trainer.export import write_model, write_tables
 from clozerec_trainer.item_features import (
     DEFAULT_CACHE_DIR,
-    Content,
     TextModel,
-    embed,
-    find_text_model,
-    item_texts,
-    no_content,
     text_info,
-    whiten,
 )
 from clozerec_trainer.payload import Payload
 from clozerec_trainer.progress import Reporter, SilentReporter
@@ -94,8 +88,7 @@ def train(
     reporter = reporter if reporter is not None and world.is_first else SilentReporter()
     with writing_directory(output_dir) if world.is_first else nullcontext(output_dir) as staging:
         dataset = read_dataset(payload, reporter)
-        text_model = find_text_model(payload.text_model) if payload.metadata_columns else None
-        content = world.first_before_others(lambda: _content(dataset, text_model, payload, cache_dir, reporter))
+        content, text_model = world.first_before_others(lambda: content_of(dataset, payload, cache_dir, reporter))
         first, again = (
             Checkpoints.of(output_dir, payload.checkpoint_seconds, **_identity(payload, dataset, text_model, phase))
             for phase in ("training", "refit")
@@ -114,7 +107,9 @@ def train(
                 write_text_engine(text_model, staging, cache_dir)
             text = text_info(text_model, content, payload.metadata_columns) if text_model else None
             manifest = _manifest(dataset, payload, text, judged.figures)
-            write_report(staging / "report", manifest.model_dump(mode="json"), fitted.epochs, judged.examples)
+            write_report(
+                staging / "report", manifest.model_dump(mode="json"), fitted.epochs, judged.examples, fitted.advice
+            )
             bundle = publish(staging, output_dir, manifest)
             # A bundle that does not load must not go live.
             Bundle.open(bundle.path).catalogue  # noqa: B018  # read for its checks
@@ -165,20 +160,6 @@ def _identity(payload: Payload, dataset: Dataset, text_model: TextModel | None, 
 def _reading(payload: Payload) -> dict[str, object]:
     """The keys that decide which events and items are read from the files."""
     return payload.model_dump(include=_READING_KEYS)
-
-
-def _content(
-    dataset: Dataset, text_model: TextModel | None, payload: Payload, cache_dir: Path, reporter: Reporter
-) -> Content:
-    """The catalogue's texts in the space of the text model, if there is one."""
-    if text_model is None:
-        return no_content(len(dataset.catalogue))
-    texts = item_texts(dataset.catalogue, payload.metadata_columns)
-    vectors_NC = embed(texts, text_model, cache_dir, reporter)
-    # Vectors rather than texts: the model may not tell "Foo" from "foo".
-    if len(np.unique(vectors_NC[vectors_NC.any(axis=1)], axis=0)) < 2:
-        raise UsageError(f"the columns {', '.join(payload.metadata_columns)} hold fewer than two texts; leave them out")
-    return whiten(vectors_NC, payload.content_dims)
 
 
 def _manifest(dataset: Dataset, payload: Payload, text: TextInfo | None, figures: Figures) -> Manifest:
