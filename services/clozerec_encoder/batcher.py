@@ -26,7 +26,7 @@ TURNS_A_BATCH = 8
 """A batch has room for so many turns at least: what a large call takes at once, others can be quicker than."""
 
 LONE_GAP_S = 0.0005
-"""Since the last call, for a caller to count as alone."""
+"""Since the last call, for a caller to count as alone: at least so long, and three times what such a call last took."""
 
 RETRY_S = (0.05, 0.95)
 """Bounds of the time after which a refused caller is told to try again."""
@@ -147,6 +147,7 @@ class Batcher(Generic[W, R]):
         self._batch_cost = batch_cost
         self._lone_cost = lone_cost
         self._last_call = 0.0
+        self._lone_run_s = 0.0
         self._num_working = 0
         self._queue = FairQueue[W, R](max_waiting_cost)
         self._metrics = _Metrics(name)
@@ -171,7 +172,9 @@ class Batcher(Generic[W, R]):
         """
         if self._is_alone(sum(costs)):
             self._metrics.pieces.observe(len(pieces))
-            return list(self._run(pieces))
+            results = list(self._run(pieces))
+            self._lone_run_s = time.monotonic() - self._last_call
+            return results
         call = Call[W, R](pieces, costs, caller, asyncio.get_running_loop().create_future(), current_request().deadline)
         with self._changed:
             if not self._queue.put(call):
@@ -198,7 +201,8 @@ class Batcher(Generic[W, R]):
         """Whether nobody else is served or has just been, and the work is small."""
         now = time.monotonic()
         gap_s, self._last_call = now - self._last_call, now
-        return cost <= self._lone_cost and gap_s > LONE_GAP_S and not self._queue and not self._num_working
+        rare = gap_s > max(LONE_GAP_S, 3 * self._lone_run_s)
+        return rare and cost <= self._lone_cost and not self._queue and not self._num_working
 
     def _retry_s(self) -> float:
         """How long what waits will take."""

@@ -73,7 +73,7 @@ class _EmbeddedNetwork:
             hidden_LBD[place] = vector_D * self._scale
         # Positions count from the right: the newest item has the same one at every length.
         hidden_LBD += self._positions_T1D[len(self._positions_T1D) - length :]
-        asked_B = mask_at_B * batch + np.arange(batch)
+        asked_B = mask_at_B if batch == 1 else mask_at_B * batch + np.arange(batch)
         intents_BD: Floats
         (intents_BD,) = self._session.run(["intent"], {"hidden": hidden_LBD, "asked": asked_B})
         return intents_BD
