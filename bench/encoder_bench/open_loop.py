@@ -3,7 +3,7 @@
 A grpc client in Python cannot send several times what a grpc server in Python can answer: it costs more itself. So this
 one writes HTTP/2 frames that are made beforehand, which takes a few microseconds a call. It keeps to the protocol: the
 server's stream limit and its flow control windows. Calls over the limit wait here, oldest first, as in grpc's own
-clients; `max_waiting` of them, beyond which a call fails at once.
+clients; a `Patience` says how many may be under way and how many may wait, beyond which a call fails at once.
 """
 
 from __future__ import annotations
@@ -30,6 +30,17 @@ def literal(name: str, value: str) -> bytes:
     return b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How a client treats its calls, on each connection."""
+
+    deadline_s: float
+    """From the time that a call is due to its answer."""
+    most_under_way: int
+    """Beside the limit that the server sets."""
+    most_waiting: int
+
+
 @dataclass
 class Outcome:
     """What became of the calls of one run."""
@@ -47,21 +58,22 @@ class Outcome:
 class Connection(asyncio.Protocol):
     """One HTTP/2 connection with calls of one kind."""
 
-    def __init__(self, method: str, message: bytes, deadline_s: float, max_waiting: int, outcome: Outcome) -> None:
+    def __init__(self, method: str, message: bytes, patience: Patience, outcome: Outcome) -> None:
         headers = [
             (":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "localhost"),
-            ("te", "trailers"), ("content-type", "application/grpc"), ("grpc-timeout", f"{int(deadline_s * 1000)}m"),
+            ("te", "trailers"), ("content-type", "application/grpc"),
+            ("grpc-timeout", f"{int(patience.deadline_s * 1000)}m"),
         ]  # fmt: skip
         self.headers = b"".join(literal(*header) for header in headers)
         self.body = b"\x00" + struct.pack(">I", len(message)) + message
-        self.deadline_s = deadline_s
-        self.max_waiting = max_waiting
+        self.patience = patience
+        self.deadline_s = patience.deadline_s
         self.outcome = outcome
         self.waiting: deque[float] = deque()
         self.due: dict[int, float] = {}
         self.answered: set[int] = set()
         self.next_stream = 1
-        self.max_streams = 2**31
+        self.max_streams = patience.most_under_way
         self.window = 65535
         self.buffer = b""
         self.ready = asyncio.get_running_loop().create_future()
@@ -73,12 +85,11 @@ class Connection(asyncio.Protocol):
         transport.write(PREFACE + frame(SETTINGS, 0, 0, settings) + update)
 
     def call(self, due: float) -> None:
+        self.waiting.append(due)
         self.pump()
-        if len(self.waiting) >= self.max_waiting:
+        if len(self.waiting) > self.patience.most_waiting:
+            self.waiting.pop()
             self.outcome.num_turned_away += 1
-        else:
-            self.waiting.append(due)
-            self.pump()
 
     def pump(self) -> None:
         """Start what may start; give up what is too late."""
@@ -127,7 +138,7 @@ class Connection(asyncio.Protocol):
         elif kind == SETTINGS and not flags & ACK:
             for name, value in struct.iter_unpack(">HI", payload):
                 if name == MAX_CONCURRENT_STREAMS:
-                    self.max_streams = value
+                    self.max_streams = min(value, self.patience.most_under_way)
             self.transport.write(frame(SETTINGS, ACK, 0))
             if not self.ready.done():
                 self.ready.set_result(None)
@@ -154,16 +165,15 @@ async def offer(
     message: bytes,
     calls_per_s: float,
     duration_s: float,
-    deadline_s: float,
     connections: int,
-    max_waiting: int,
+    patience: Patience,
 ) -> Outcome:
     """Offer calls evenly in time over some connections; each is good if its answer comes within the deadline."""
     outcome = Outcome()
     loop = asyncio.get_running_loop()
 
     def connection() -> Connection:
-        return Connection(method, message, deadline_s, max_waiting, outcome)
+        return Connection(method, message, patience, outcome)
 
     open_ = [(await loop.create_connection(connection, "127.0.0.1", port))[1] for _ in range(connections)]
     await asyncio.gather(*(each.ready for each in open_))
