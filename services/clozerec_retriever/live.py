@@ -209,6 +209,7 @@ class LiveCatalogue:
         with self._swap:
             version = self.view.version + 1
             gone, back = [], []
+            without_item = 0
             cells_of: dict[int, Cells] = {}
             unplaced: list[int] = []
             vectorised: dict[int, Floats] = {}
@@ -221,7 +222,7 @@ class LiveCatalogue:
                 if row is None:
                     if record.content is None:
                         # A change to an item of an older bundle, which this one does not know: no whole item.
-                        log.warning("change_without_item", item_id=record.item_id)
+                        without_item += 1
                         continue
                     row = self._new_rows[record.item_id] = len(self._base) + len(self._new_rows)
                 back.append(row)
@@ -240,6 +241,8 @@ class LiveCatalogue:
                     assert record.content is not None
                     vectorised[row] = record.content
             self._show(version, gone, back, cells_of, unplaced, vectorised)
+        if without_item:
+            log.warning("changes_without_item", count=without_item)
 
     def fold(self) -> None:
         """Merge segments, where there are many. Takes as long as it takes; nobody waits for it but the caller."""
