@@ -112,16 +112,29 @@ class Catalogue:
 
     def cells(self, row: int) -> dict[str, Cell]:
         """The item's metadata as predicates read it: datetimes as microseconds, lists as tuples."""
-        return {name: values[row] for name, values in self.columns.items()}
+        return {name: self._cell(name, row) for name in self.schema}
 
     def metadata(self, row: int, fields: Iterable[str] = ()) -> dict[str, Json]:
         """The item's metadata as callers see it; the named columns, or all of them."""
-        return {name: cell_to_json(self.columns[name][row], self.schema[name]) for name in (fields or self.schema)}
+        return {name: cell_to_json(self._cell(name, row), self.schema[name]) for name in (fields or self.schema)}
+
+    def _cell(self, name: str, row: int) -> Cell:
+        """Read from the typed column each time: as Python objects, a million items' columns would fill gigabytes."""
+        value = self._columns[name][row]
+        if isinstance(value, pl.Series):
+            # A null among the members is no member: nothing could ask for it.
+            return tuple(member for member in value.to_list() if member is not None)
+        cell: Cell = value
+        return cell
 
     @cached_property
-    def columns(self) -> dict[str, list[Cell]]:
-        """Every column as a list of cells in row order."""
-        return {name: _cells(self.frame.get_column(name), kind) for name, kind in self.schema.items()}
+    def _columns(self) -> dict[str, pl.Series]:
+        """Columns by name, datetimes as microseconds."""
+        return {
+            name: column.to_physical() if kind is ColumnType.DATETIME else column
+            for name, kind in self.schema.items()
+            for column in (self.frame.get_column(name),)
+        }
 
     def to_parquet_frame(self) -> pl.DataFrame:
         """What `catalogue.parquet` holds: `item_id`, `display_name`, then `meta.<column>` for each column."""
@@ -167,20 +180,6 @@ def column_type(dtype: pl.DataType) -> ColumnType | None:
     if dtype == pl.List(pl.String):
         return ColumnType.STRING_LIST
     return None
-
-
-def _cells(column: pl.Series, kind: ColumnType) -> list[Cell]:
-    match kind:
-        case ColumnType.DATETIME:
-            return column.to_physical().to_list()
-        case ColumnType.STRING_LIST:
-            # A null among the members is no member: nothing could ask for it.
-            return [
-                None if members is None else tuple(member for member in members if member is not None)
-                for members in column.to_list()
-            ]
-        case _:
-            return column.to_list()
 
 
 def cell_to_json(cell: Cell, kind: ColumnType) -> Json:
