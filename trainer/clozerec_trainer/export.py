@@ -18,14 +18,18 @@ from clozerec_core.catalogue import Catalogue
 from clozerec_core.errors import ClozerecError
 from clozerec_core.history_file import Rows, Times, write_histories
 from clozerec_core.hybrid import Floats, ItemSpace
+from clozerec_core.search_file import SearchFile
 from clozerec_trainer.data import Log
 from clozerec_trainer.encoder_graph import write_encoder
 from clozerec_trainer.model import HybridBert4Rec
 from clozerec_trainer.search_index import Quantisation, build
 
 
-def write_model(model: HybridBert4Rec, staging: Path) -> None:
-    """Weights, item vectors, content vectors, the index over the vectors, and the sequence network."""
+def write_model(model: HybridBert4Rec, staging: Path, quantisation: Quantisation = "none") -> SearchFile | None:
+    """Weights, item vectors, content vectors, the index over the vectors, and the sequence network.
+
+    What it returns says which recall the index has; None: a small catalogue's, which is exact.
+    """
     weights = model.to_weights()
     if not all(np.isfinite(tensor).all() for tensor in weights.values()):
         raise ClozerecError("the trained weights are not numbers; lower learning_rate and keep gradient_clipping on")
@@ -34,16 +38,18 @@ def write_model(model: HybridBert4Rec, staging: Path) -> None:
     save_file(weights, staging / names.WEIGHTS)
     np.save(staging / names.CONTENT, content_NC, allow_pickle=False)
     np.save(staging / names.VECTORS, vectors_ND, allow_pickle=False)
-    write_index(vectors_ND, staging)
+    search_file = write_index(vectors_ND, staging, quantisation)
     write_encoder(model.network, staging / names.ENCODER)
+    return search_file
 
 
-def write_index(vectors_ND: Floats, staging: Path, quantisation: Quantisation = "none") -> None:
+def write_index(vectors_ND: Floats, staging: Path, quantisation: Quantisation = "none") -> SearchFile | None:
     """The index over item vectors, and for a large catalogue what searching it needs."""
     index, search_file = build(vectors_ND, quantisation)
     faiss.write_index(index, str(staging / names.INDEX))
     if search_file is not None:
         search_file.save(staging / names.SEARCH)
+    return search_file
 
 
 def write_tables(catalogue: Catalogue, log: Log, staging: Path) -> None:

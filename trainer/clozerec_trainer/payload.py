@@ -116,6 +116,9 @@ class Payload(BaseModel):
     refit: bool = Field(
         False, description="after the metrics, train once more on every event, for as many epochs as the best took"
     )
+    index_quantisation: Literal["none", "sq8"] = Field(
+        "none", description="of large catalogues: sq8 keeps 8-bit codes in memory and leaves the vectors on disk"
+    )
     text_model: str | None = Field(
         None,
         description="directory or hub name of a MiniLM-like sentence model; null: the one that is installed with us",

@@ -33,7 +33,7 @@ TOP_K = 10
 NOISE = 0.5
 """Length of the random step from an item to the query beside it: intents are near items, but are none."""
 
-ROWS_A_CELL = 400
+ROWS_A_CELL = 100
 MAX_CELLS = 2_048
 SEED = 1
 

@@ -101,7 +101,9 @@ def train(
 
         def write() -> Path:
             reporter.say("writing_bundle", directory=str(output_dir))
-            write_model(model, staging)
+            search_file = write_model(model, staging, payload.index_quantisation)
+            if search_file is not None:
+                reporter.say("index_recall", recall_at_10=search_file.recall, ef_search=search_file.ef_search)
             write_tables(dataset.catalogue, dataset.log, staging)
             if text_model is not None:
                 write_text_engine(text_model, staging, cache_dir)
