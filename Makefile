@@ -4,13 +4,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PROTOS := $(wildcard protos/clozerec/v1/*.proto)
 TOOLS  ?= .venv-tools
+REPEAT ?= 1
+MINUTES ?= 30
 SITE    = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # Tools with dependencies of their own live apart from ours.
 tool = test -d $(TOOLS)/$(1) || { $(PYTHON) -m venv $(TOOLS)/$(1) && $(TOOLS)/$(1)/bin/pip install -qq $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo proto proto-check fmt lint types test test-all bench audit sbom clean
+.PHONY: help setup demo proto proto-check fmt lint types test test-all bench images pin-images manifests test-faults bench-load audit sbom clean
 
 help:            ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -59,6 +61,27 @@ test-all: lint types test  ## What CI runs
 
 bench: setup     ## Benchmarks; each prints ratios against a named reference
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+images:          ## Build the images; needs an engine
+	for role in gateway encoder retriever trainer; do \
+	  docker build --file deploy/docker/$$role.Dockerfile --tag clozerec/$$role:0.1.0 . || exit 1; done
+
+pin-images: setup  ## Write the digests of images into Dockerfiles and manifests, as their registry states them
+	$(BIN)/python deploy/pin_images.py
+
+manifests: setup  ## Every combination of the manifests: build, schema, our own checks, checkov
+	$(BIN)/pytest tests/deploy
+	$(call tool,checkov)
+	@mkdir -p build/manifests && for overlay in deploy/k8s/overlays/*/; do \
+	  kubectl kustomize $$overlay > build/manifests/$$(basename $$overlay).yaml || exit 1; done
+	$(TOOLS)/checkov/bin/checkov --directory build/manifests --framework kubernetes --skip-download --quiet --compact \
+	  --config-file deploy/.checkov.yaml
+
+test-faults: setup  ## Break real processes under load: make test-faults REPEAT=20
+	cd tests && ../$(BIN)/python -m faults --repeat $(REPEAT)
+
+bench-load: setup  ## The soak: make bench-load MINUTES=30
+	cd tests && ../$(BIN)/python -m faults --soak $(MINUTES)
 
 audit: setup     ## Known vulnerabilities of the installed versions (asks pypi.org)
 	$(call tool,pip-audit)

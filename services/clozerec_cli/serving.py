@@ -179,7 +179,10 @@ async def _gateway(
     from clozerec_gateway.histories import Histories
     from clozerec_gateway.http import HttpFront
     from clozerec_gateway.pipeline import Pipeline
+    from clozerec_gateway.quality import QualityWatch
     from clozerec_gateway.servicer import RecommenderServicer
+    from clozerec_gateway.split import open_split
+    from clozerec_gateway.watched import WatchedServicer
 
     manifest = bundle.manifest
     histories = await asyncio.to_thread(Histories, bundle)
@@ -189,7 +192,7 @@ async def _gateway(
         RetrieverClient(retriever_stub, manifest.bundle_id, manifest.schema_),
         histories,
     )
-    servicer = RecommenderServicer(pipeline)
+    servicer = WatchedServicer(RecommenderServicer(pipeline), QualityWatch(), open_split(settings))
     gate = Gate(
         tokens_path=settings.tokens_path,
         rate_per_s=settings.rate_limit_per_s,
@@ -206,6 +209,7 @@ async def _gateway(
                 front.draining()
     finally:
         await front.stop()
+        await servicer.close()
         histories.close()
 
 

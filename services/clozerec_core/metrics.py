@@ -92,6 +92,36 @@ ENCODER_TEXTS = Counter(
 
 # Gateway
 
+GATEWAY_RECOMMENDATIONS = Counter(
+    "clozerec_gateway_recommendations_total",
+    "Answers given.",
+    ("bundle_id", "query_type", "fallback"),
+    registry=REGISTRY,
+)
+GATEWAY_RECOMMENDATIONS_TAKEN = Counter(
+    "clozerec_gateway_recommendations_taken_total",
+    "Answers from which an event took something; over the answers given, the hit rate.",
+    ("bundle_id", "query_type", "fallback"),
+    registry=REGISTRY,
+)
+GATEWAY_RECOMMENDED_ITEMS = Counter(
+    "clozerec_gateway_recommended_items_total",
+    "Items in answers, by how each was scored.",
+    ("source",),
+    registry=REGISTRY,
+)
+GATEWAY_DISTINCT_ITEMS = Gauge(
+    "clozerec_gateway_distinct_items",
+    "Different items recommended within the hour, or the hour before where that were more.",
+    registry=REGISTRY,
+)
+GATEWAY_SPLIT_REQUESTS = Counter(
+    "clozerec_gateway_split_requests_total",
+    "Requests of users whose share belongs to another gateway, by whether it answered.",
+    ("outcome",),
+    registry=REGISTRY,
+)
+
 GATEWAY_HTTP_REQUESTS = Counter(
     "clozerec_gateway_http_requests_total",
     "Answered JSON requests by RPC and HTTP status.",

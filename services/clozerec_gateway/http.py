@@ -30,6 +30,7 @@ from clozerec_core.workers import Workers
 from clozerec_gateway.json_codec import parse_json, to_json
 from clozerec_gateway.servicer import SERVICE_NAME, RecommenderServicer
 from clozerec_gateway.settings import GatewaySettings
+from clozerec_gateway.watched import WatchedServicer
 
 HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -90,7 +91,7 @@ log = get_logger("http")
 class HttpFront:
     """Listens for JSON; ready when the gateway is."""
 
-    def __init__(self, servicer: RecommenderServicer, settings: GatewaySettings, gate: Gate) -> None:
+    def __init__(self, servicer: RecommenderServicer | WatchedServicer, settings: GatewaySettings, gate: Gate) -> None:
         tls = settings.tls()
         self._ssl_context = http_context(tls) if tls is not None else None
         self._gate = gate
@@ -193,7 +194,7 @@ class HttpFront:
         began = time.perf_counter()
         headers = {key.lower(): value for key, value in http_request.headers.items()}
         with handling(headers, self._settings.default_timeout_s, f"{SERVICE_NAME}/{method}") as request:
-            context = _HttpContext()
+            context = _HttpContext(headers)
             caller: Identity | None = None
             try:
                 caller = self._gate.admit(method, headers, _peer_names(http_request))
@@ -226,8 +227,12 @@ def _peer_names(http_request: web.Request) -> tuple[str, ...]:
 class _HttpContext:
     """What servicers ask of a gRPC context, answered with HTTP headers."""
 
-    def __init__(self) -> None:
+    def __init__(self, came_with: dict[str, str]) -> None:
+        self._came_with = came_with
         self.headers: dict[str, str] = {}
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return tuple(self._came_with.items())
 
     async def send_initial_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
         self.headers.update(metadata)

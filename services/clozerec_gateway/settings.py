@@ -19,6 +19,9 @@ class GatewaySettings(ServerSettings):
     tokens_path: Path | None = Field(
         None, description="JSON of callers, the SHA-256 of their tokens, and roles; followed when the file changes."
     )
+    split_path: Path | None = Field(
+        None, description="JSON of the gateway that answers a share of the users (A/B); followed when it changes."
+    )
     inner_ca_path: Path | None = Field(
         None, description="PEM CA of encoder and retriever: calls to them use TLS, and show tls_cert_path."
     )

@@ -1,0 +1,66 @@
+"""What stands between callers and the answering servicer: the A/B split, and the counting of answers and hits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+from clozerec.v1 import recommender_pb2, recommender_pb2_grpc
+from clozerec_core.access import AUTHORIZATION_KEY
+from clozerec_core.rpc import Service
+from clozerec_gateway.quality import QualityWatch
+from clozerec_gateway.servicer import SERVICE_NAME, RecommenderServicer
+from clozerec_gateway.split import Split
+
+
+class WatchedServicer:
+    """The same service: what is not defined here goes to the servicer behind it."""
+
+    def __init__(self, inner: RecommenderServicer, quality: QualityWatch, split: Split | None) -> None:
+        self._inner = inner
+        self._quality = quality
+        self._split = split
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._inner, method)
+
+    def service(self) -> Service:
+        """What a server needs to host it."""
+        add = recommender_pb2_grpc.add_RecommenderServiceServicer_to_server
+        return Service(SERVICE_NAME, lambda server: add(cast(RecommenderServicer, self), server))
+
+    async def close(self) -> None:
+        """Close the way to the other gateway."""
+        if self._split is not None:
+            await self._split.close()
+
+    async def Recommend(
+        self, request: recommender_pb2.RecommendRequest, context: Any
+    ) -> recommender_pb2.RecommendResponse:
+        if self._split is not None:
+            metadata = dict(context.invocation_metadata() or ())
+            elsewhere = await self._split.ask(request, metadata.get(AUTHORIZATION_KEY))
+            if elsewhere is not None:
+                # Counted where it was answered; its hits may be reported here.
+                self._quality.learn(elsewhere.bundle_id)
+                return elsewhere
+        answer = await self._inner.Recommend(request, context)
+        answer.recommendation_id = self._quality.given(answer)
+        return answer
+
+    async def RecommendStream(
+        self, request_iterator: AsyncIterator[recommender_pb2.RecommendRequest], context: Any
+    ) -> AsyncIterator[recommender_pb2.RecommendResult]:
+        async for result in self._inner.RecommendStream(request_iterator, context):
+            if result.HasField("response"):
+                result.response.recommendation_id = self._quality.given(result.response)
+            yield result
+
+    async def RecordInteractions(
+        self, request: recommender_pb2.RecordInteractionsRequest, context: Any
+    ) -> recommender_pb2.RecordInteractionsResponse:
+        response = await self._inner.RecordInteractions(request, context)
+        for event, outcome in zip(request.interactions, response.statuses, strict=True):
+            if event.recommendation_id and outcome.status.code == 0:
+                self._quality.taken(event.recommendation_id)
+        return response

@@ -1,0 +1,118 @@
+"""Dockerfiles, compose and the pinning of images, as far as that can be seen without an engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from deploy.manifests import REPOSITORY
+
+from clozerec_encoder.settings import EncoderSettings
+from clozerec_gateway.settings import GatewaySettings
+from clozerec_retriever.settings import RetrieverSettings
+
+DOCKER = REPOSITORY / "deploy" / "docker"
+DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
+SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "retriever": RetrieverSettings}
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_hadolint_finds_nothing(path: Path) -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    checked = subprocess.run([hadolint, path], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_no_image_runs_as_root_or_has_a_compiler(path: Path) -> None:
+    text = path.read_text()
+    assert "USER 65532:65532" in text.rsplit("FROM", maxsplit=1)[1]
+    assert "apt-get" not in text
+
+
+@pytest.mark.parametrize("role", sorted(SETTINGS))
+def test_an_image_installs_its_own_extra_and_exposes_the_default_ports(role: str) -> None:
+    text = (DOCKER / f"{role}.Dockerfile").read_text()
+    assert f"'.[{role},tracing]'" in text
+    assert f'CMD ["serve", "{role}"]' in text
+    exposed = {int(port) for port in re.search(r"^EXPOSE (.*)$", text, re.MULTILINE)[1].split()}  # type: ignore[index]
+    fields = SETTINGS[role].model_fields
+    assert exposed == {fields[name].default for name in ("grpc_port", "http_port", "metrics_port") if name in fields}
+
+
+def test_what_dockerfiles_copy_is_let_through_by_dockerignore() -> None:
+    allowed = {
+        line.removeprefix("!") for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if "!" in line
+    }
+    for role in (*SETTINGS, "trainer"):
+        text = (DOCKER / f"{role}.Dockerfile").read_text()
+        copied = {word for words in re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE) for word in words.split()}
+        assert copied <= allowed
+        assert all((REPOSITORY / name).exists() for name in copied)
+
+
+def test_compose_gives_each_service_variables_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from clozerec_cli.settings import EVERY_KIND
+
+    services = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text())["services"]
+    assert set(services) == set(SETTINGS)
+    for role, service in services.items():
+        with monkeypatch.context() as environment:
+            for name, value in service["environment"].items():
+                environment.setenv(name, str(value))
+            SETTINGS[role].load({}, EVERY_KIND)
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert (REPOSITORY / "deploy" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+@pytest.fixture
+def copy_of_deploy(tmp_path: Path) -> Path:
+    shutil.copytree(REPOSITORY / "deploy", tmp_path / "deploy")
+    return tmp_path / "deploy"
+
+
+def pin(deploy: Path, crane: str, *names: str) -> subprocess.CompletedProcess[str]:
+    """Runs the script with this as the only registry client on its path."""
+    bin_dir = deploy.parent / "bin"
+    bin_dir.mkdir(exist_ok=True)
+    (bin_dir / "crane").write_text(f"#!/bin/sh\n{crane}\n")
+    (bin_dir / "crane").chmod(0o755)
+    return subprocess.run(
+        [sys.executable, deploy / "pin_images.py", *names],
+        env={**os.environ, "PATH": f"{bin_dir}:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_images_are_pinned_by_what_the_registry_says_and_can_be_pinned_again(copy_of_deploy: Path) -> None:
+    assert pin(copy_of_deploy, f"echo {DIGEST}").returncode == 0
+    assert (
+        f"ARG PYTHON_IMAGE=python:3.12-slim-bookworm@{DIGEST}"
+        in (copy_of_deploy / "docker/gateway.Dockerfile").read_text()
+    )
+    base = copy_of_deploy / "k8s/base/kustomization.yaml"
+    assert f'{{name: clozerec/gateway, newTag: "0.1.0", digest: {DIGEST}}}' in base.read_text()
+    newer = DIGEST.replace("ab", "cd")
+    assert pin(copy_of_deploy, f"echo {newer}", "clozerec/gateway").returncode == 0
+    assert f'{{name: clozerec/gateway, newTag: "0.1.0", digest: {newer}}}' in base.read_text()
+    assert f'{{name: clozerec/encoder, newTag: "0.1.0", digest: {DIGEST}}}' in base.read_text()
+
+
+@pytest.mark.parametrize("crane", ["exit 1", "echo no such image", "echo sha256:abc"])
+def test_a_digest_is_never_invented(copy_of_deploy: Path, crane: str) -> None:
+    done = pin(copy_of_deploy, crane)
+    assert done.returncode == 1
+    assert "not pinned: clozerec/gateway:0.1.0" in done.stderr
+    assert not any("sha256:" in path.read_text() for path in copy_of_deploy.rglob("*.Dockerfile"))

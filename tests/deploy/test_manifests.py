@@ -1,0 +1,262 @@
+"""Every combination of the manifests builds, keeps to Kubernetes's schemas, and names only what exists."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import kubernetes_validate
+import pytest
+from deploy.manifests import ORDER, OURS, OVERLAYS, Document, build, combinations, containers, of_kind, pods, selects
+from deploy.manifests import variables as variables_of
+
+from clozerec_cli.main import app
+from clozerec_cli.serving import Part
+from clozerec_cli.settings import EVERY_KIND, CommandSettings
+from clozerec_core.rpc import LIVENESS, ServerSettings
+from clozerec_core.settings import Settings
+from clozerec_encoder.servicer import SERVICE_NAME as ENCODER_SERVICE
+from clozerec_encoder.settings import EncoderSettings
+from clozerec_gateway.servicer import SERVICE_NAME as RECOMMENDER_SERVICE
+from clozerec_gateway.settings import GatewaySettings
+from clozerec_retriever.servicer import SERVICE_NAME as RETRIEVER_SERVICE
+from clozerec_retriever.settings import RetrieverSettings
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, whose kustomize builds these")
+
+KUBERNETES = "1.37"
+CUSTOM = {"Certificate", "PodMonitor", "PrometheusRule"}
+"""Resources of operators; their schemas are not Kubernetes's."""
+
+PARTS: dict[str, tuple[type[ServerSettings], str]] = {
+    "gateway": (GatewaySettings, RECOMMENDER_SERVICE),
+    "encoder": (EncoderSettings, ENCODER_SERVICE),
+    "retriever": (RetrieverSettings, RETRIEVER_SERVICE),
+}
+SECRETS_TO_MAKE = {"clozerec-redis", "clozerec-tokens", "clozerec-inner-token"}
+"""By hand, as docs/security.md and the components say."""
+VOLUMES_TO_MAKE = {"training-data"}
+
+BUILDS = [
+    *((overlay, ()) for overlay in OVERLAYS),
+    *(("", chosen) for chosen in combinations((0, 1, 2))),
+    *(("", chosen) for chosen in combinations((len(ORDER) - 1,))),
+]
+
+
+@pytest.fixture(params=BUILDS, ids=lambda each: each[0] or "base " + "+".join(each[1]))
+def documents(request: pytest.FixtureRequest) -> tuple[Document, ...]:
+    overlay, components = request.param
+    return build(*components, overlay=overlay)
+
+
+@pytest.fixture(params=[*((overlay, ()) for overlay in OVERLAYS), *(("", c) for c in combinations((len(ORDER) - 1,)))])
+def whole(request: pytest.FixtureRequest) -> tuple[Document, ...]:
+    """The overlays, and everything at once."""
+    overlay, components = request.param
+    return build(*components, overlay=overlay)
+
+
+def our_containers(documents: tuple[Document, ...]) -> list[tuple[str, Document, Document]]:
+    """Part, pod and container of each of our processes."""
+    return [
+        (container["name"], pod, container)
+        for pod in pods(documents).values()
+        for container in pod["spec"]["containers"]
+        if container["name"] in OURS
+    ]
+
+
+def test_every_resource_keeps_to_the_schema(documents: tuple[Document, ...]) -> None:
+    names = [(document["kind"], document["metadata"]["name"]) for document in documents]
+    assert len(names) == len(set(names))
+    for document in documents:
+        if document["kind"] not in CUSTOM:
+            kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_every_selector_finds_pods_and_every_port_is_open_on_them(documents: tuple[Document, ...]) -> None:
+    templates = list(pods(documents).values())
+    for service in of_kind(documents, "Service"):
+        chosen = [pod for pod in templates if selects(service["spec"]["selector"], pod)]
+        assert len(chosen) == 1, service["metadata"]["name"]
+        open_ports = {
+            port["name"]: port["containerPort"] for each in containers(chosen[0]) for port in each.get("ports", [])
+        }
+        for port in service["spec"]["ports"]:
+            assert port["targetPort"] in open_ports
+            if service["spec"].get("clusterIP") == "None":
+                assert port["port"] == open_ports[port["targetPort"]], "headless services change no port"
+    for document in of_kind(documents, "Deployment", "StatefulSet", "PodDisruptionBudget"):
+        selector = document["spec"]["selector"]["matchLabels"]
+        assert len([pod for pod in templates if selects(selector, pod)]) == 1, document["metadata"]["name"]
+    for monitor in of_kind(documents, "PodMonitor"):
+        chosen = [pod for pod in templates if selects(monitor["spec"]["selector"]["matchLabels"], pod)]
+        assert chosen
+        assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    for scaler in of_kind(documents, "HorizontalPodAutoscaler"):
+        target = next(
+            d for d in of_kind(documents, "Deployment") if d["metadata"]["name"] == scaler["metadata"]["name"]
+        )
+        assert "replicas" not in target["spec"], "two owners of one number"
+
+
+def test_network_policies_name_pods_and_ports_that_exist() -> None:
+    documents = build(*next(combinations((len(ORDER) - 1,))))
+    templates = pods(documents).values()
+    for policy in of_kind(documents, "NetworkPolicy"):
+        spec = policy["spec"]
+        chosen = [pod for pod in templates if selects(spec["podSelector"].get("matchLabels", {}), pod)]
+        assert chosen, policy["metadata"]["name"]
+        for direction, key in (("ingress", "from"), ("egress", "to")):
+            for rule in spec.get(direction, []):
+                peers = [
+                    pod
+                    for peer in rule[key]
+                    if "namespaceSelector" not in peer
+                    for pod in templates
+                    if selects(peer["podSelector"]["matchLabels"], pod)
+                ]
+                receivers = chosen if direction == "ingress" else peers
+                for port in rule["ports"] if receivers else []:
+                    known = {
+                        value
+                        for pod in receivers
+                        for container in containers(pod)
+                        for each in container.get("ports", [])
+                        for value in (each["name"], each["containerPort"])
+                    }
+                    assert port["port"] in known, (policy["metadata"]["name"], port)
+
+
+def test_every_variable_is_a_setting_with_a_valid_value(
+    documents: tuple[Document, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("CLOZEREC_")]:
+        monkeypatch.delenv(name)
+    for part, pod, container in our_containers(documents):
+        given = variables_of(documents, container)
+        kind: type[Settings] = PARTS[part][0] if part in PARTS else CommandSettings
+        with monkeypatch.context() as environment:
+            for name, value in given.items():
+                if name.startswith("CLOZEREC_"):
+                    environment.setenv(name, value)
+            kind.load({} if part in PARTS else {"target": None}, EVERY_KIND)
+        assert not pod["spec"].get("enableServiceLinks", True), "service links would be unknown CLOZEREC_ variables"
+        mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+        for name, value in given.items():
+            if name.startswith("CLOZEREC_") and value.startswith("/"):
+                assert any(Path(value).is_relative_to(mount) for mount in mounts), f"{name}={value} lies on no volume"
+
+
+def test_targets_are_services_of_the_same_build(whole: tuple[Document, ...]) -> None:
+    services = {service["metadata"]["name"]: service for service in of_kind(whole, "Service")}
+    for _, _, container in our_containers(whole):
+        for name, value in variables_of(whole, container).items():
+            if name.endswith("_TARGET") or name == "CLOZEREC_REDIS_URL":
+                host, port = value.removeprefix("dns:///").rsplit("/", 1)[0] if "_URL" in name else value, ""
+                host = urlsplit(
+                    value if "://" in value and "_URL" in name else "//" + value.removeprefix("dns:///")
+                ).netloc
+                host, port = host.rsplit("@")[-1].split(":")
+                assert int(port) in [each["port"] for each in services[host]["spec"]["ports"]], (name, value)
+
+
+def test_probes_ask_for_names_that_the_servers_register(whole: tuple[Document, ...]) -> None:
+    for part, _, container in our_containers(whole):
+        if part not in PARTS:
+            continue
+        health_port = int(variables_of(whole, container)["CLOZEREC_HEALTH_PORT"])
+        assert health_port in [port["containerPort"] for port in container["ports"]]
+        for probe, service in (
+            ("startupProbe", PARTS[part][1]),
+            ("readinessProbe", PARTS[part][1]),
+            ("livenessProbe", LIVENESS),
+        ):
+            assert container[probe]["grpc"] == {"port": health_port, "service": service}
+
+
+def test_ports_are_those_that_the_settings_open(whole: tuple[Document, ...]) -> None:
+    for part, _, container in our_containers(whole):
+        if part in PARTS:
+            given = variables_of(whole, container)
+            open_ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+            for name in open_ports:
+                assert open_ports[name] == int(given[f"CLOZEREC_{name.upper()}_PORT"])
+                default = PARTS[part][0].model_fields[f"{name}_port"].default
+                assert default in (open_ports[name], None)
+
+
+def test_arguments_are_commands_that_exist(whole: tuple[Document, ...]) -> None:
+    commands = {command.callback.__name__ for command in app.registered_commands if command.callback is not None}
+    for part, _, container in our_containers(whole):
+        assert container["args"][0] in commands
+        if part in PARTS:
+            assert container["args"][1:] == [Part(part).value]
+
+
+def test_mounts_secrets_and_claims_exist(documents: tuple[Document, ...]) -> None:
+    certificates = {certificate["spec"]["secretName"] for certificate in of_kind(documents, "Certificate")}
+    claims = {claim["metadata"]["name"] for claim in of_kind(documents, "PersistentVolumeClaim")}
+    accounts = {account["metadata"]["name"] for account in of_kind(documents, "ServiceAccount")}
+    for name, pod in pods(documents).items():
+        volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
+        templates = {"data"} if name == "redis" else set()
+        for container in containers(pod):
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes.keys() | templates
+            for entry in container.get("env", []):
+                if "valueFrom" in entry:
+                    assert entry["valueFrom"]["secretKeyRef"]["name"] in SECRETS_TO_MAKE
+        for volume in volumes.values():
+            if "secret" in volume:
+                assert volume["secret"]["secretName"] in SECRETS_TO_MAKE | certificates
+            if "persistentVolumeClaim" in volume:
+                assert volume["persistentVolumeClaim"]["claimName"] in claims | VOLUMES_TO_MAKE
+        assert pod["spec"]["serviceAccountName"] in accounts
+        assert pod["spec"]["automountServiceAccountToken"] is False
+
+
+def test_every_container_is_locked_down_and_bounded(documents: tuple[Document, ...]) -> None:
+    for name, pod in pods(documents).items():
+        security = pod["spec"]["securityContext"]
+        assert security["runAsNonRoot"] is True, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in containers(pod):
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False
+            assert own["readOnlyRootFilesystem"] is True
+            assert own["capabilities"] == {"drop": ["ALL"]}
+            for bound in ("requests", "limits"):
+                assert set(container["resources"][bound]) == {"cpu", "memory"}
+
+
+def test_stopping_adds_up(whole: tuple[Document, ...]) -> None:
+    for part, pod, container in our_containers(whole):
+        if part in PARTS:
+            given = variables_of(whole, container)
+            stopping_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+            stopping_s += int(given["CLOZEREC_DRAIN_DELAY_S"]) + int(given["CLOZEREC_GRACE_S"])
+            assert stopping_s < pod["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_the_production_overlay_asks_who_calls() -> None:
+    documents = build(overlay="production")
+    for part, _, container in our_containers(documents):
+        given = variables_of(documents, container)
+        assert "CLOZEREC_TLS_CERT_PATH" in given
+        assert ("CLOZEREC_TOKENS_PATH" if part == "gateway" else "CLOZEREC_TLS_CLIENT_NAMES") in given
+        assert "CLOZEREC_INNER_TOKEN_PATH" in given
+
+
+def test_a_canary_splits_off_users_to_a_stack_of_its_own() -> None:
+    documents = build("canary")
+    by_name = pods(documents)
+    split = {
+        name: "CLOZEREC_SPLIT_PATH" in variables_of(documents, pod["spec"]["containers"][0])
+        for name, pod in by_name.items()
+    }
+    assert [name for name, splits in split.items() if splits] == ["gateway"]
+    images = {pod["spec"]["initContainers"][0]["image"] for pod in by_name.values()}
+    assert images == {"clozerec/bundle:1", "clozerec/bundle:canary"}

@@ -1,0 +1,137 @@
+"""The A/B split and the counting of answers and hits, over real gateways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from clozerec.v1 import recommender_pb2
+from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from clozerec_cli.serving import all_in_one
+from clozerec_cli.settings import AllSettings
+from clozerec_core import live_file, metrics
+from clozerec_core.bundle import Bundle
+from clozerec_gateway.quality import QualityWatch
+from clozerec_gateway.split import SplitFile, is_drawn
+from integration.conftest import TIMEOUT_S
+
+USERS = [f"user-{number}" for number in range(2000)]
+
+
+@pytest.fixture(autouse=True)
+def _look_at_files_on_every_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_file.LiveFiles.__init__, "__defaults__", (0.0,))
+
+
+@asynccontextmanager
+async def served(bundle: Bundle, **fields: object) -> AsyncIterator[str]:
+    settings = AllSettings(bundle=bundle.path, grpc_port=0, http_port=0, grace_s=1, **fields)  # type: ignore[arg-type]
+    async with all_in_one(bundle, settings) as ports:
+        yield f"127.0.0.1:{ports.grpc}"
+
+
+async def bundle_for(target: str, **fields: str) -> str:
+    """Which bundle answers."""
+    request = recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_SEQUENTIAL", session_items=["a"], **fields)
+    async with grpc.aio.insecure_channel(target) as channel:
+        return (await RecommenderServiceStub(channel).Recommend(request, timeout=TIMEOUT_S)).bundle_id
+
+
+def drawn(share: float, salt: str = "") -> set[str]:
+    split = SplitFile(target="x", share=share, salt=salt)
+    return {user_id for user_id in USERS if is_drawn(user_id, split)}
+
+
+def test_a_share_draws_its_share_and_growing_it_moves_nobody_back() -> None:
+    assert drawn(0) == set()
+    assert drawn(1) == set(USERS)
+    assert 60 <= len(drawn(0.05)) <= 140
+    assert drawn(0.05) < drawn(0.3) < drawn(0.8)
+    assert len(drawn(0.5, "1") & drawn(0.5, "2")) < 600
+
+
+async def test_users_are_answered_by_their_side_and_shares_change_live(
+    toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path
+) -> None:
+    path = tmp_path / "split.json"
+    a, b = toy_bundle.bundle_id, toy_text_bundle.bundle_id
+    async with served(toy_text_bundle) as other:
+
+        def write(share: float) -> None:
+            path.write_text(json.dumps({"target": other, "share": share}))
+
+        write(0.5)
+        there = next(user_id for user_id in USERS if user_id in drawn(0.5))
+        here = next(user_id for user_id in USERS if user_id not in drawn(0.5))
+        async with served(toy_bundle, split_path=path) as target:
+            assert await bundle_for(target, user_id=there) == b
+            assert await bundle_for(target, user_id=here) == a
+            assert await bundle_for(target) == a
+            assert await bundle_for(target, user_id=there, bundle_id=a) == a
+            write(0)
+            assert await bundle_for(target, user_id=there) == a
+            path.write_text("half a")
+            assert await bundle_for(target, user_id=there) == a
+            write(1)
+            assert await bundle_for(target, user_id=here) == b
+
+
+async def test_when_the_other_side_is_gone_this_one_answers(toy_bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    path.write_text('{"target": "127.0.0.1:1", "share": 1}')
+    before = metrics.REGISTRY.get_sample_value("clozerec_gateway_split_requests_total", {"outcome": "fell_back"}) or 0
+    async with served(toy_bundle, split_path=path) as target:
+        assert await bundle_for(target, user_id="u") == toy_bundle.bundle_id
+    after = metrics.REGISTRY.get_sample_value("clozerec_gateway_split_requests_total", {"outcome": "fell_back"})
+    assert after == before + 1
+
+
+def counted(name: str, bundle_id: str, query_type: str = "sequential", fallback: str = "none") -> float:
+    labels = {"bundle_id": bundle_id, "query_type": query_type, "fallback": fallback}
+    return metrics.REGISTRY.get_sample_value(f"clozerec_gateway_recommendations{name}_total", labels) or 0
+
+
+def answer(bundle_id: str, *item_ids: str) -> recommender_pb2.RecommendResponse:
+    return recommender_pb2.RecommendResponse(
+        bundle_id=bundle_id,
+        query_type="QUERY_TYPE_SEQUENTIAL",
+        fallback="FALLBACK_NONE",
+        items=[recommender_pb2.RecommendedItem(item_id=item_id, source="SOURCE_MODEL") for item_id in item_ids],
+    )
+
+
+def test_an_answer_counts_once_and_its_hit_once_whatever_is_taken() -> None:
+    quality = QualityWatch()
+    first, second = (quality.given(answer("quality-1", "a", "b")) for _ in range(2))
+    assert first != second
+    assert counted("", "quality-1") == 2
+    for _ in range(3):
+        quality.taken(first)
+    assert counted("_taken", "quality-1") == 1
+
+
+def test_another_gateway_attributes_a_hit_once_it_knows_the_bundle() -> None:
+    given = QualityWatch().given(answer("quality-2", "a"))
+    elsewhere = QualityWatch()
+    elsewhere.learn("quality-2")
+    elsewhere.taken(given)
+    assert counted("_taken", "quality-2") == 1
+
+
+@pytest.mark.parametrize("made_up", ["", "x", "0" * 32, "0" * 32 + "-00000000" + "99", "0" * 32 + "-zzzzzzzz11"])
+def test_a_made_up_id_adds_no_label(made_up: str) -> None:
+    before = metrics.exposition()
+    QualityWatch().taken(made_up)
+    assert len(metrics.exposition().splitlines()) == len(before.splitlines())
+
+
+async def test_answers_of_a_running_gateway_are_counted_under_their_bundle(toy_bundle: Bundle) -> None:
+    before = counted("", toy_bundle.bundle_id)
+    async with served(toy_bundle) as target:
+        await bundle_for(target)
+    assert counted("", toy_bundle.bundle_id) == before + 1
