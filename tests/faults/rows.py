@@ -21,7 +21,7 @@ from clozerec.v1 import recommender_pb2, retriever_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from clozerec.v1.retriever_pb2_grpc import RetrieverServiceStub
 from clozerec_core.bundle import Bundle
-from faults.stack import DEADLINE_S, Asker, Outcome, ServiceProcess, Stack, during, stack
+from faults.stack import DEADLINE_S, Outcome, ServiceProcess, Stack, during, stack
 
 RATE_PER_S = 100.0
 RECOVERY_S = 15.0
@@ -414,17 +414,3 @@ async def soak(place: Place, minutes: float) -> str:
         f"resident memory {growth:+.1%} at most, descriptors {opened:+d} at most, "
         f"p99 of the last sixth {ratio:.2f} times the first ({parts[-1]})"
     )
-
-
-async def overhead_ms(place: Place, variables: dict[str, str]) -> Outcome:
-    """One caller's latencies through three processes with these variables."""
-    async with stack(place.bundle, place.scratch, place.questions(), **variables) as running:
-        outcome = Outcome()
-        for number in range(200):
-            await running.asker.ask(number, Outcome())
-        for number in range(1500):
-            await running.asker.ask(number, outcome)
-        return outcome
-
-
-__all__ = ["ROWS", "Asker", "Place", "overhead_ms", "soak"]
