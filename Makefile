@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PROTOS := $(wildcard protos/clozerec/v1/*.proto)
+PUBLIC := protos/clozerec/v1/filter.proto protos/clozerec/v1/recommender.proto
 TOOLS  ?= .venv-tools
 REPEAT ?= 1
 MINUTES ?= 30
@@ -31,12 +32,16 @@ demo: setup      ## Train on MovieLens-100K, serve, ask each kind of query
 proto: setup     ## Regenerate protos/**/*_pb2*
 	$(BIN)/python -m grpc_tools.protoc -I protos -I $(SITE) --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --python_out=protos --pyi_out=protos --grpc_python_out=protos --mypy_grpc_out=protos $(PROTOS)
+	$(BIN)/python -m grpc_tools.protoc -I protos -I $(SITE) \
+	  --include_source_info --descriptor_set_out=protos/clozerec/v1/described.binpb $(PUBLIC)
 
 proto-check: setup  ## Lint the protos; fail if the generated code is stale or a change breaks callers
 	@mkdir -p build && rm -rf build/protos && mkdir -p build/protos
 	$(BIN)/python -m grpc_tools.protoc -I protos -I $(SITE) --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --python_out=build/protos --pyi_out=build/protos --grpc_python_out=build/protos --mypy_grpc_out=build/protos \
 	  --include_imports --include_source_info --descriptor_set_out=build/clozerec.binpb $(PROTOS)
+	$(BIN)/python -m grpc_tools.protoc -I protos -I $(SITE) \
+	  --include_source_info --descriptor_set_out=build/protos/clozerec/v1/described.binpb $(PUBLIC)
 	@for made in build/protos/clozerec/v1/*; do cmp "$$made" "protos/clozerec/v1/$$(basename $$made)" \
 	  || { echo "generated code is stale: run make proto"; exit 1; }; done
 	$(BIN)/buf lint build/clozerec.binpb --path clozerec

@@ -17,6 +17,7 @@ from clozerec_core import metrics
 from clozerec_core.access import Gate
 from clozerec_core.bundle import Bundle
 from clozerec_core.bundle_watch import BundleWatch, WatchSettings
+from clozerec_core.bundle_watch import Part as FollowingPart
 from clozerec_core.metrics_endpoint import metrics_endpoint
 from clozerec_core.remote_stub import InnerAccess, RemoteStub
 from clozerec_core.rpc import GrpcServer, ServerSettings, Service, until_signalled
@@ -119,10 +120,10 @@ async def _inner_server(
 
 @asynccontextmanager
 async def _following(
-    part: Part, servicer: EncoderServicer | RetrieverServicer, bundle: Bundle, settings: WatchSettings
+    part: Part, follower: FollowingPart, bundle: Bundle, settings: WatchSettings
 ) -> AsyncIterator[None]:
     """Keep a part on the bundle that the link names."""
-    watching = asyncio.create_task(BundleWatch(servicer, bundle, settings, part.value).run())
+    watching = asyncio.create_task(BundleWatch(follower, bundle, settings, part.value).run())
     try:
         yield
     finally:
@@ -161,11 +162,31 @@ async def all_in_one(bundle: Bundle, settings: AllSettings) -> AsyncIterator[Gat
     encoder_stub = cast("EncoderServiceAsyncStub", LocalStub(encoder))
     retriever_stub = cast("RetrieverServiceAsyncStub", LocalStub(retriever))
     try:
-        async with _gateway(bundle, settings, encoder_stub, retriever_stub) as ports:
+        # One after the other: when the gateway has a new bundle, the two that it asks have it.
+        async with _gateway(bundle, settings, encoder_stub, retriever_stub, (encoder, retriever)) as ports:
             yield ports
     finally:
         encoder.close()
         retriever.close()
+
+
+class _Together:
+    """Parts of one process that follow the link in step."""
+
+    def __init__(self, *parts: FollowingPart) -> None:
+        self._parts = parts
+
+    def load(self, bundle: Bundle) -> None:
+        for part in self._parts:
+            part.load(bundle)
+
+    def make_current(self, bundle_id: str) -> None:
+        for part in self._parts:
+            part.make_current(bundle_id)
+
+    def release(self, bundle_id: str) -> None:
+        for part in reversed(self._parts):
+            part.release(bundle_id)
 
 
 @asynccontextmanager
@@ -174,43 +195,38 @@ async def _gateway(
     settings: GatewaySettings,
     encoder_stub: EncoderServiceAsyncStub,
     retriever_stub: RetrieverServiceAsyncStub,
+    inner: Sequence[FollowingPart] = (),
 ) -> AsyncIterator[GatewayPorts]:
-    from clozerec_gateway.clients import EncoderClient, RetrieverClient
-    from clozerec_gateway.histories import Histories
+    """The gateway on its ports, following the bundle's link after those parts of its process that it calls."""
+    from clozerec_gateway.assembly import assembled
     from clozerec_gateway.http import HttpFront
-    from clozerec_gateway.pipeline import Pipeline
     from clozerec_gateway.quality import QualityWatch
-    from clozerec_gateway.servicer import RecommenderServicer
     from clozerec_gateway.split import open_split
     from clozerec_gateway.watched import WatchedServicer
 
-    manifest = bundle.manifest
-    histories = await asyncio.to_thread(Histories, bundle)
-    pipeline = Pipeline(
-        manifest,
-        EncoderClient(encoder_stub, manifest.bundle_id),
-        RetrieverClient(retriever_stub, manifest.bundle_id, manifest.schema_),
-        histories,
-    )
-    servicer = WatchedServicer(RecommenderServicer(pipeline), QualityWatch(), open_split(settings))
     gate = Gate(
         tokens_path=settings.tokens_path,
         rate_per_s=settings.rate_limit_per_s,
         client_names=settings.tls_client_names,
     )
-    front = HttpFront(servicer, settings, gate)
-    http_port = await front.start()
-    try:
-        async with _listening([servicer.service()], settings, gate) as grpc_port:
-            front.ready(http_port)
-            try:
-                yield GatewayPorts(grpc_port, http_port)
-            finally:
-                front.draining()
-    finally:
-        await front.stop()
-        await servicer.close()
-        histories.close()
+    async with assembled(bundle, settings, encoder_stub, retriever_stub) as (answering, bundles):
+        servicer = WatchedServicer(answering, QualityWatch(), open_split(settings))
+        front = HttpFront(servicer, settings, gate)
+        http_port = await front.start()
+        try:
+            part = Part.ALL if inner else Part.GATEWAY
+            async with (
+                _listening([servicer.service()], settings, gate) as grpc_port,
+                _following(part, _Together(*inner, bundles), bundle, settings),
+            ):
+                front.ready(http_port)
+                try:
+                    yield GatewayPorts(grpc_port, http_port)
+                finally:
+                    front.draining()
+        finally:
+            await front.stop()
+            await servicer.close()
 
 
 @asynccontextmanager

@@ -5,7 +5,8 @@
     ├── UnknownItem               NOT_FOUND
     ├── BundleMismatch            FAILED_PRECONDITION
     ├── NoTextEngine              FAILED_PRECONDITION
-    ├── NotReady                  UNAVAILABLE
+    ├── StalePage                 FAILED_PRECONDITION
+    ├── NotReady                  UNAVAILABLE           with RetryInfo
     ├── Overloaded                RESOURCE_EXHAUSTED    with RetryInfo
     │   └── RateLimited           RESOURCE_EXHAUSTED
     ├── StorageFull               RESOURCE_EXHAUSTED
@@ -46,6 +47,8 @@ class ClozerecError(Exception):
     status: grpc.StatusCode = grpc.StatusCode.INTERNAL
     reason: str = "INTERNAL"
     """`google.rpc.ErrorInfo.reason`: upper snake case, stable."""
+    retry_s: float | None = None
+    """When the same call may succeed, in seconds (`google.rpc.RetryInfo`); None: there is no telling."""
 
     @property
     def message(self) -> str:
@@ -99,11 +102,19 @@ class NoTextEngine(ClozerecError):
         super().__init__("this bundle has no text engine; train with metadata_columns to have one")
 
 
+class StalePage(ClozerecError):
+    """A page token that was good once."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "STALE_PAGE"
+
+
 class NotReady(ClozerecError):
     """Still loading, or what the answer needs is gone."""
 
     status = grpc.StatusCode.UNAVAILABLE
     reason = "UNAVAILABLE"
+    retry_s: float | None = 1.0
 
 
 class Overloaded(ClozerecError):
@@ -115,7 +126,6 @@ class Overloaded(ClozerecError):
     def __init__(self, message: str, retry_s: float = 0.5) -> None:
         super().__init__(message)
         self.retry_s = retry_s
-        """When to try again, in seconds."""
 
 
 class RateLimited(Overloaded):

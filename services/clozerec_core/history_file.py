@@ -51,10 +51,14 @@ class HistoryFile:
         self._connections: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
 
-    def rows(self, user_id: str) -> list[int] | None:
-        """The person's catalogue rows, oldest first; None for an unknown person."""
-        found = self._connection().execute("SELECT rows FROM histories WHERE user_id = ?", (user_id,)).fetchone()
-        return None if found is None else np.frombuffer(found[0], "<u4").tolist()
+    def read(self, user_id: str) -> tuple[list[int], list[int]] | None:
+        """The person's catalogue rows, oldest first, and their times in microseconds; None for an unknown person."""
+        query = "SELECT rows, times FROM histories WHERE user_id = ?"
+        found = self._connection().execute(query, (user_id,)).fetchone()
+        if found is None:
+            return None
+        rows, times = found
+        return np.frombuffer(rows, "<u4").tolist(), np.frombuffer(times, "<i8").tolist()
 
     def close(self) -> None:
         """Close the connections of all threads."""

@@ -136,6 +136,20 @@ GATEWAY_HTTP_SECONDS = Histogram(
     registry=REGISTRY,
 )
 
+GATEWAY_FALLBACKS = Counter(
+    "clozerec_gateway_fallbacks_total",
+    "Answers that fell back, by what they fell back on and what was missing (person: nothing is known of whom or what "
+    "is asked about).",
+    ("fallback", "missing"),
+    registry=REGISTRY,
+)
+GATEWAY_DEPENDENCY_FAILURES = Counter(
+    "clozerec_gateway_dependency_failures_total",
+    "Calls to other parts that brought no answer: gone, slow, or refused (by them, or by the open circuit).",
+    ("dependency", "reason"),
+    registry=REGISTRY,
+)
+
 # Retriever
 
 RETRIEVER_SEARCH_SECONDS = Histogram(

@@ -12,7 +12,7 @@ from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from clozerec_core.errors import BadRequest, ClozerecError, DeadlineExceeded, NotReady, Overloaded, Violation
+from clozerec_core.errors import BadRequest, ClozerecError, DeadlineExceeded, NotReady, Violation
 
 DOMAIN = "clozerec"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
@@ -42,7 +42,7 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
         text = f"internal error; name request {request_id} when you report it"
     status = status_pb2.Status(code=code.value[0], message=text)
     _add(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata={"request_id": request_id}))
-    if isinstance(error, Overloaded):
+    if isinstance(error, ClozerecError) and error.retry_s is not None:
         delay = duration_pb2.Duration()
         delay.FromTimedelta(timedelta(seconds=error.retry_s))
         _add(status, error_details_pb2.RetryInfo(retry_delay=delay))

@@ -19,9 +19,6 @@ from clozerec_core.wording import suggest
 
 ENV_PREFIX = "CLOZEREC_"
 
-RESERVED = frozenset({"CLOZEREC_REDIS_URL"})
-"""Where state will be kept: deployments may set it already, though nothing is written there in this version."""
-
 
 class Settings(BaseSettings):
     """Subclass it once a process; each field's description gives its unit and its reason."""
@@ -42,7 +39,7 @@ class Settings(BaseSettings):
         kinds: tuple[type[Settings], ...] = (cls, *shared_with)
         known = sorted({ENV_PREFIX + name.upper() for kind in kinds for name in kind.model_fields})
         for name in sorted(os.environ):
-            if name.startswith(ENV_PREFIX) and name not in known and name not in RESERVED:
+            if name.startswith(ENV_PREFIX) and name not in known:
                 raise UsageError(f"environment variable {name} is unknown{suggest(name, known)}")
         try:
             return cls(**{name: value for name, value in options.items() if value is not None})

@@ -1,29 +1,35 @@
 """The gateway's two dependencies, as domain calls: messages are built and read here and nowhere behind.
 
-Each call carries a deadline derived from the request's, its id and its trace context.
+Each call has its share of the request's time, and carries its id and trace context; what a failure is, `dependency.py`
+says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf import struct_pb2
-from google.protobuf.message import Message
+from google.protobuf import field_mask_pb2, struct_pb2
 
-from clozerec.v1 import encoder_pb2, encoder_pb2_grpc, retriever_pb2, retriever_pb2_grpc
+from clozerec.v1 import encoder_pb2, retriever_pb2
 from clozerec_core.catalogue import Schema
-from clozerec_core.errors import ClozerecError, DeadlineExceeded, UnknownItem
+from clozerec_core.errors import ClozerecError, UnknownItem
 from clozerec_core.filter_wire import filter_to_wire
 from clozerec_core.predicate import EVERYTHING, Predicate
-from clozerec_core.request_context import current_request
-from clozerec_core.rpc_errors import from_rpc_error, relayed
-from clozerec_gateway.query import Candidate, Found
+from clozerec_gateway.dependency import Dependency
+from clozerec_gateway.query import Candidate, Found, Place
 
-Request = TypeVar("Request", bound=Message)
-Response = TypeVar("Response", bound=Message)
+if TYPE_CHECKING:
+    from clozerec.v1.encoder_pb2_grpc import EncoderServiceAsyncStub
+    from clozerec.v1.retriever_pb2_grpc import RetrieverServiceAsyncStub
+
+SEQUENCE_SHARE = 0.5
+"""Of the time left: an answer without the encoder needs the retriever still."""
+
+LAST_SHARE = 0.85
+"""Of the time left, for calls after which only the gateway itself can answer, which takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +40,33 @@ class TextItem:
 
 
 @dataclass(frozen=True)
+class ContentItem:
+    """A sequence member that is known by its content vector: a day-zero item."""
+
+    item_id: str
+    content: Sequence[float]
+    display_name: str
+
+
+Member = str | TextItem | ContentItem
+"""Of a sequence; a str is the id of an item of the bundle."""
+
+
+@dataclass(frozen=True)
 class EncodedSequence:
     """What the encoder made of a sequence; positions are those of its members."""
 
     intent: Sequence[float] | None
-    unknown: frozenset[int]
-    vectorless: frozenset[int]
-    text_truncated: bool
+    unread: frozenset[int] = frozenset()
+    """Members that have no vector, or that the encoder does not know."""
+    text_truncated: bool = False
 
 
 @dataclass(frozen=True)
 class EncodedText:
     """What the encoder made of a text."""
 
+    content: Sequence[float]
     item_vector: Sequence[float]
     truncated: bool
 
@@ -56,9 +76,12 @@ class Selection:
     """Which items may be returned, how many, and with which columns."""
 
     top_k: int
-    where: Predicate
-    exclude_item_ids: Sequence[str]
-    metadata_fields: Sequence[str]
+    where: Predicate = EVERYTHING
+    exclude_item_ids: Sequence[str] = ()
+    metadata_fields: Sequence[str] = ()
+    after: Place | None = None
+    """Only what comes after it in the order."""
+    include_vectors: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,51 +93,79 @@ class StoredItem:
     display_name: str
     metadata: struct_pb2.Struct
     """Passed through as it came."""
+    content: Sequence[float] = ()
+    text: str = ""
+    text_model: str = ""
+
+
+@dataclass(frozen=True)
+class ItemChange:
+    """An upsert as the retriever takes it."""
+
+    item_id: str
+    metadata: struct_pb2.Struct
+    text: str = ""
+    content: Sequence[float] = ()
+    text_model: str = ""
+    """Empty: the content is not spoken of, or the item has no text."""
+
+
+@dataclass(frozen=True)
+class ItemOutcome:
+    """What became of one item of a batch."""
+
+    item_id: str
+    code: grpc.StatusCode
+    message: str = ""
+
+
+_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class EncoderClient:
     """Calls EncoderService for one bundle."""
 
-    def __init__(self, stub: encoder_pb2_grpc.EncoderServiceAsyncStub, bundle_id: str) -> None:
+    def __init__(self, stub: EncoderServiceAsyncStub, bundle_id: str, encoder: Dependency) -> None:
         self._stub = stub
         self._bundle_id = bundle_id
+        self._encoder = encoder
 
-    async def encode_sequence(self, members: Sequence[str | TextItem], mask_index: int | None) -> EncodedSequence:
-        """Intent of one sequence of item ids and texts, oldest first; the mask after the last member by default."""
-        tokens = [
-            encoder_pb2.Token(text=member.text) if isinstance(member, TextItem) else encoder_pb2.Token(item_id=member)
-            for member in members
+    async def encode_sequence(self, members: Sequence[Member], mask_index: int | None) -> EncodedSequence:
+        """Intent of one sequence, oldest first; the mask after the last member by default."""
+        return (await self.encode_sequences([members], [mask_index]))[0]
+
+    async def encode_sequences(
+        self, sequences: Sequence[Sequence[Member]], mask_indexes: Sequence[int | None]
+    ) -> list[EncodedSequence]:
+        """Intents of several sequences, in one batch."""
+        request = encoder_pb2.EncodeSequencesRequest(bundle_id=self._bundle_id)
+        for members, mask_index in zip(sequences, mask_indexes, strict=True):
+            request.sequences.add(tokens=[_token(member) for member in members], mask_index=mask_index)
+        response = await self._encoder.call(self._stub.EncodeSequences, request, SEQUENCE_SHARE)
+        return [
+            EncodedSequence(
+                intent=encoded.intent or None,
+                unread=frozenset((*encoded.unknown_tokens, *encoded.vectorless_tokens)),
+                text_truncated=bool(encoded.truncated_tokens),
+            )
+            for encoded in response.sequences
         ]
-        sequence = encoder_pb2.Sequence(tokens=tokens, mask_index=mask_index)
-        request = encoder_pb2.EncodeSequencesRequest(bundle_id=self._bundle_id, sequences=[sequence])
-        response = await _call(self._stub.EncodeSequences, request, "the encoder")
-        encoded = response.sequences[0]
-        return EncodedSequence(
-            intent=encoded.intent or None,
-            unknown=frozenset(encoded.unknown_tokens),
-            vectorless=frozenset(encoded.vectorless_tokens),
-            text_truncated=bool(encoded.truncated_tokens),
-        )
 
-    async def encode_text(self, text: str) -> EncodedText:
-        """Item vector of an item with this text and no behaviour."""
-        request = encoder_pb2.EncodeTextsRequest(bundle_id=self._bundle_id, texts=[text])
-        response = await _call(self._stub.EncodeTexts, request, "the encoder")
-        return EncodedText(response.texts[0].item, response.texts[0].truncated)
+    async def encode_texts(self, texts: Sequence[str], timeout_s: float | None = None) -> list[EncodedText]:
+        """Content vectors of texts, and the vectors of items with these texts and no behaviour."""
+        request = encoder_pb2.EncodeTextsRequest(bundle_id=self._bundle_id, texts=texts)
+        response = await self._encoder.call(self._stub.EncodeTexts, request, LAST_SHARE, timeout_s)
+        return [EncodedText(text.content, text.item, text.truncated) for text in response.texts]
 
 
 class RetrieverClient:
     """Calls RetrieverService for one bundle."""
 
-    def __init__(
-        self,
-        stub: retriever_pb2_grpc.RetrieverServiceAsyncStub,
-        bundle_id: str,
-        schema: Schema,
-    ) -> None:
+    def __init__(self, stub: RetrieverServiceAsyncStub, bundle_id: str, schema: Schema, retriever: Dependency) -> None:
         self._stub = stub
         self._bundle_id = bundle_id
         self._schema = schema
+        self._retriever = retriever
 
     async def search(self, intent: Sequence[float], selection: Selection) -> Found:
         """Items nearest to a vector of the bundle's space."""
@@ -140,19 +191,57 @@ class RetrieverClient:
             top_k=selection.top_k,
             exclude_item_ids=selection.exclude_item_ids,
             metadata_fields=selection.metadata_fields,
+            after=_cursor(selection.after),
         )
         if selection.where != EVERYTHING:
             request.filter.CopyFrom(filter_to_wire(selection.where, self._schema))
-        response = await _call(self._stub.ListPopular, request, "the retriever")
+        response = await self._retriever.call(self._stub.ListPopular, request, LAST_SHARE)
         return Found([_candidate(message) for message in response.candidates], response.exhausted)
 
-    async def get_items(self, item_ids: Sequence[str], metadata_fields: Sequence[str]) -> list[StoredItem]:
+    async def get_items(
+        self, item_ids: Sequence[str], metadata_fields: Sequence[str] = (), include_content: bool = False
+    ) -> list[StoredItem]:
         """What is known of each id, in their order."""
         request = retriever_pb2.RetrieverServiceGetItemsRequest(
-            bundle_id=self._bundle_id, item_ids=item_ids, metadata_fields=metadata_fields
+            bundle_id=self._bundle_id,
+            item_ids=item_ids,
+            metadata_fields=metadata_fields,
+            include_content=include_content,
         )
-        response = await _call(self._stub.GetItems, request, "the retriever")
-        return [StoredItem(item.item_id, item.known, item.display_name, item.metadata) for item in response.items]
+        response = await self._retriever.call(self._stub.GetItems, request, SEQUENCE_SHARE)
+        return [
+            StoredItem(
+                item.item_id, item.known, item.display_name, item.metadata, item.content, item.text, item.text_model
+            )
+            for item in response.items
+        ]
+
+    async def upsert(
+        self, changes: Sequence[ItemChange], update_mask: Sequence[str] | None, timeout_s: float
+    ) -> list[ItemOutcome]:
+        """Store items; one outcome for each, in their order."""
+        request = retriever_pb2.RetrieverServiceUpsertItemsRequest(
+            bundle_id=self._bundle_id,
+            items=[
+                retriever_pb2.CatalogueItem(
+                    item_id=change.item_id,
+                    metadata=change.metadata,
+                    content=change.content,
+                    text_model=change.text_model,
+                    text=change.text,
+                )
+                for change in changes
+            ],
+            update_mask=None if update_mask is None else field_mask_pb2.FieldMask(paths=update_mask),
+        )
+        response = await self._retriever.call(self._stub.UpsertItems, request, LAST_SHARE, timeout_s)
+        return [_outcome(status) for status in response.statuses]
+
+    async def delete(self, item_ids: Sequence[str], timeout_s: float) -> list[ItemOutcome]:
+        """Remove items; one outcome for each, in their order."""
+        request = retriever_pb2.RetrieverServiceDeleteItemsRequest(item_ids=item_ids)
+        response = await self._retriever.call(self._stub.DeleteItems, request, LAST_SHARE, timeout_s)
+        return [_outcome(status) for status in response.statuses]
 
     def _search_request(
         self, selection: Selection, intent: Sequence[float] = (), item_id: str = ""
@@ -164,35 +253,38 @@ class RetrieverClient:
             top_k=selection.top_k,
             exclude_item_ids=selection.exclude_item_ids,
             metadata_fields=selection.metadata_fields,
+            after=_cursor(selection.after),
+            include_vectors=selection.include_vectors,
         )
         if selection.where != EVERYTHING:
             request.filter.CopyFrom(filter_to_wire(selection.where, self._schema))
         return request
 
     async def _search(self, request: retriever_pb2.SearchRequest) -> Found:
-        response = await _call(self._stub.Search, request, "the retriever")
+        response = await self._retriever.call(self._stub.Search, request, LAST_SHARE)
         candidates = [_candidate(message) for message in response.candidates]
         return Found(candidates, response.exhausted, response.vectorless_item)
 
 
+def _token(member: Member) -> encoder_pb2.Token:
+    match member:
+        case str():
+            return encoder_pb2.Token(item_id=member)
+        case TextItem(text):
+            return encoder_pb2.Token(text=text)
+        case ContentItem(_, content):
+            return encoder_pb2.Token(content=encoder_pb2.ContentVector(values=content))
+
+
+def _cursor(place: Place | None) -> retriever_pb2.Cursor | None:
+    return None if place is None else retriever_pb2.Cursor(score=place.score, row=place.row)
+
+
 def _candidate(message: retriever_pb2.Candidate) -> Candidate:
-    return Candidate(message.item_id, message.score, message.display_name, message.metadata)
+    return Candidate(
+        message.item_id, message.score, message.row, message.display_name, message.metadata, message.vector
+    )
 
 
-async def _call(
-    method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, service: str
-) -> Response:
-    """One call inside the request's deadline.
-
-    Raises:
-        ClozerecError: what the failure means to the gateway's caller.
-    """
-    context = current_request()
-    try:
-        return await method(request, timeout=context.remaining_s(), metadata=context.outgoing_metadata())
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error, service) from error
-    except TimeoutError:
-        raise DeadlineExceeded(f"{service} did not answer in time") from None
-    except ClozerecError as error:
-        raise relayed(error, service) from error
+def _outcome(status: retriever_pb2.ItemStatus) -> ItemOutcome:
+    return ItemOutcome(status.item_id, _CODES[status.code], status.message)

@@ -7,8 +7,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
+import aiohttp_cors
 import grpc
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -27,8 +29,9 @@ from clozerec_core.rpc_interceptor import STATUS_CODES, in_time, log_failure
 from clozerec_core.telemetry import SERVING, get_logger
 from clozerec_core.tls import http_context
 from clozerec_core.workers import Workers
+from clozerec_gateway import openapi
 from clozerec_gateway.json_codec import parse_json, to_json
-from clozerec_gateway.servicer import SERVICE_NAME, RecommenderServicer
+from clozerec_gateway.servicer import SERVICE_NAME, TEXT_TRUNCATED_KEY, RecommenderServicer
 from clozerec_gateway.settings import GatewaySettings
 from clozerec_gateway.watched import WatchedServicer
 
@@ -54,6 +57,11 @@ HTTP_STATUS = {
 
 MAX_RECOMMEND_BYTES = 4 * 1024 * 1024
 """The largest valid request has 3 MB: 11,000 ids of 256 bytes, and a filter."""
+
+PREFLIGHT_MAX_AGE_S = 600
+
+COMPRESSED_BYTES = 1_024
+"""Answers from this size on are compressed for callers who take it; below it, headers outweigh what is saved."""
 
 LARGE_BYTES = 32 * 1024
 """From here on JSON is read and written on a thread: it would hold up health checks."""
@@ -103,10 +111,13 @@ class HttpFront:
         for path, route in ROUTES.items():
             application.router.add_post(path, self._handler(route))
         application.router.add_get("/v1/info", self._info)
+        application.router.add_get("/openapi.json", self._openapi)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         if settings.metrics:
             application.router.add_get("/metrics", self._metrics)
+        if settings.cors_origins:
+            _allow_browsers(application, settings.cors_origins)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=settings.grace_s)
         logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
 
@@ -177,6 +188,12 @@ class HttpFront:
 
         return await self._answer(http_request, "GetServiceInfo", nothing)
 
+    async def _openapi(self, http_request: web.Request) -> web.Response:
+        routes = {f"POST {path}": route.method for path, route in ROUTES.items()} | {"GET /v1/info": "GetServiceInfo"}
+        answer = web.json_response(openapi.document(routes, version("clozerec")))
+        answer.enable_compression()
+        return answer
+
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
 
@@ -213,6 +230,8 @@ class HttpFront:
             answer = web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
             answer.headers[REQUEST_ID_KEY] = request.request_id
             answer.headers.update(context.headers)
+            if len(body) >= COMPRESSED_BYTES and "gzip" in headers.get("accept-encoding", ""):
+                answer.enable_compression(web.ContentCoding.gzip)
             metrics.GATEWAY_HTTP_REQUESTS.labels(method, status).inc()
             metrics.GATEWAY_HTTP_SECONDS.labels(method).observe(time.perf_counter() - began)
             return answer
@@ -222,6 +241,20 @@ def _peer_names(http_request: web.Request) -> tuple[str, ...]:
     """Names in the caller's certificate, where it showed one."""
     certificate = http_request.get_extra_info("peercert") or {}
     return tuple(name for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS")
+
+
+def _allow_browsers(application: web.Application, origins: tuple[str, ...]) -> None:
+    """Let pages of these origins call every path, with any header, and read the headers that answers have."""
+    options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]
+        allow_credentials=False,
+        allow_headers="*",
+        expose_headers=(REQUEST_ID_KEY, TEXT_TRUNCATED_KEY),
+        max_age=PREFLIGHT_MAX_AGE_S,
+    )
+    cors = aiohttp_cors.setup(application, defaults=dict.fromkeys(origins, options))
+    for route in list(application.router.routes()):
+        if route.method != "HEAD":
+            cors.add(route)
 
 
 class _HttpContext:

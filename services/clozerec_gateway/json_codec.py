@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import field_mask_pb2, json_format, struct_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
@@ -232,6 +232,10 @@ class _Reader:
                 self.struct(document, message, path)
             else:
                 self.refuse(path, f"expected an object, not {json_kind(document)}")
+            return
+        if isinstance(message, field_mask_pb2.FieldMask) and isinstance(document, str):
+            # protobuf would read camelCase here; columns are named as they are.
+            message.paths.extend(part for each in document.split(",") if (part := each.strip()))
             return
         try:
             json_format.ParseDict(document, message)

@@ -5,7 +5,8 @@ Which field serves which query type stands in one table; everything wrong is nam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -23,6 +24,8 @@ from clozerec_core.limits import (
     MAX_TOP_K,
 )
 from clozerec_core.predicate import EVERYTHING, Predicate
+
+MAX_PAGE_TOKEN_CHARS = 64 * 1024
 
 
 class QueryType(Enum):
@@ -66,6 +69,32 @@ class Query:
     exclude_seen: bool | None = None
     mask_index: int | None = None
     metadata_fields: Sequence[str] = ()
+    diversity: float = 0.0
+    """0 (off) to 1."""
+    explain: bool = False
+    page_token: str = ""
+    fingerprint: bytes = b""
+    """Of the whole request but for its page token: which request a page belongs to."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the order of candidates."""
+
+    score: float
+    row: int
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an item is in an answer."""
+
+    kind: str
+    """`history`, `behaviour`, `content` or `popularity`."""
+    item_id: str
+    """The item that speaks for it; empty where there is none."""
+    weight: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -74,9 +103,16 @@ class Candidate:
 
     item_id: str
     score: float
+    row: int
     display_name: str
     metadata: struct_pb2.Struct
     """Passed through as it came from the retriever: nothing in the gateway reads it."""
+    vector: Sequence[float] = ()
+    """Where it was asked for."""
+
+    @property
+    def place(self) -> Place:
+        return Place(self.score, self.row)
 
 
 @dataclass(frozen=True)
@@ -100,6 +136,9 @@ class Recommendation:
     fallback: Fallback
     unknown_item_ids: Sequence[str] = ()
     text_truncated: bool = False
+    reasons: Mapping[str, Sequence[Reason]] = field(default_factory=dict)
+    """Of each item by its id; empty unless they were asked for."""
+    next_page_token: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,8 +161,8 @@ _FIELDS = {
 def violations_of(query: Query, schema: Schema) -> Iterator[Violation]:
     """Everything that is wrong with a query, whatever is in the catalogue."""
     yield from _type_violations(query)
-    yield from _id_violations("user_id", query.user_id)
-    yield from _id_violations("item_id", query.item_id)
+    yield from id_violations("user_id", query.user_id)
+    yield from id_violations("item_id", query.item_id)
     yield from id_list_violations("session_items", query.session_items, MAX_SESSION_ITEMS)
     yield from id_list_violations("exclude_item_ids", query.exclude_item_ids, MAX_EXCLUDE_ITEM_IDS)
     if len(query.item_text.encode()) > MAX_ITEM_TEXT_BYTES:
@@ -134,6 +173,10 @@ def violations_of(query: Query, schema: Schema) -> Iterator[Violation]:
         yield Violation("item_text", "expected some words, not blanks only")
     if query.top_k > MAX_TOP_K:
         yield Violation("top_k", f"expected 0 (the bundle's default) to {MAX_TOP_K}, not {query.top_k}")
+    if not (math.isfinite(query.diversity) and 0 <= query.diversity <= 1):
+        yield Violation("diversity", "expected 0 (off) to 1")
+    if len(query.page_token) > MAX_PAGE_TOKEN_CHARS:
+        yield Violation("page_token", "longer than any that was given out")
     if query.query_type is QueryType.SEQUENTIAL and (query.mask_index or 0) > len(query.session_items):
         yield Violation("mask_index", mask_index_fault(query.mask_index or 0, len(query.session_items)))
     yield from column_violations(query.metadata_fields, schema, "metadata_fields")
@@ -150,9 +193,7 @@ def id_list_violations(name: str, ids: Sequence[str], at_most: int) -> Iterator[
         yield Violation(name, f"{len(ids)} ids; at most {at_most} are allowed")
         return
     for i, each in enumerate(ids):
-        yield from _id_violations(f"{name}[{i}]", each)
-        if not each:
-            yield Violation(f"{name}[{i}]", f"expected an id of 1 to {MAX_ID_BYTES} bytes, not the empty text")
+        yield from id_violations(f"{name}[{i}]", each, is_required=True)
 
 
 def check_item_ids(item_ids: Sequence[str]) -> None:
@@ -184,7 +225,10 @@ def _type_violations(query: Query) -> Iterator[Violation]:
         yield Violation("item_id", f"{kind} needs item_id or item_text")
 
 
-def _id_violations(name: str, value: str) -> Iterator[Violation]:
+def id_violations(name: str, value: str, is_required: bool = False) -> Iterator[Violation]:
+    """What is wrong with an id; empty means that it was not given."""
     size = len(value.encode())
     if size > MAX_ID_BYTES:
         yield Violation(name, f"expected an id of 1 to {MAX_ID_BYTES} bytes, not {size}")
+    elif is_required and not value:
+        yield Violation(name, f"expected an id of 1 to {MAX_ID_BYTES} bytes, not the empty text")

@@ -7,10 +7,26 @@ from importlib.metadata import version
 from typing import Any
 
 from clozerec.v1 import recommender_pb2, recommender_pb2_grpc
-from clozerec_core.errors import NotImplementedYet
+from clozerec_core.request_context import current_request, handling
 from clozerec_core.rpc import Service
-from clozerec_gateway.pipeline import Pipeline
-from clozerec_gateway.wire import info_to_wire, items_to_wire, query_from_wire, recommendation_to_wire
+from clozerec_core.rpc_errors import to_status
+from clozerec_core.rpc_interceptor import in_time, log_failure
+from clozerec_gateway.loaded import LoadedBundles
+from clozerec_gateway.paging import PageTokens
+from clozerec_gateway.recording import Recorder, now_us
+from clozerec_gateway.streaming import answered_in_order
+from clozerec_gateway.wire import (
+    events_from_wire,
+    farewell_to_wire,
+    fingerprint,
+    info_to_wire,
+    inputs_from_wire,
+    items_to_wire,
+    outcomes_to_wire,
+    query_from_wire,
+    recommendation_to_wire,
+    recorded_to_wire,
+)
 
 SERVICE_NAME = "clozerec.v1.RecommenderService"
 TEXT_TRUNCATED_KEY = "clozerec-text-truncated"
@@ -19,8 +35,13 @@ TEXT_TRUNCATED_KEY = "clozerec-text-truncated"
 class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     """Answers over gRPC; the JSON front calls it with a context of its own."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(
+        self, bundles: LoadedBundles, recorder: Recorder, tokens: PageTokens, default_timeout_s: float
+    ) -> None:
+        self._bundles = bundles
+        self._recorder = recorder
+        self._tokens = tokens
+        self._default_timeout_s = default_timeout_s
         self._version = version("clozerec")
 
     def service(self) -> Service:
@@ -32,44 +53,76 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     async def Recommend(
         self, request: recommender_pb2.RecommendRequest, context: Any
     ) -> recommender_pb2.RecommendResponse:
-        self._pipeline.check_bundle(request.bundle_id)
-        answer = await self._pipeline.recommend(query_from_wire(request, self._pipeline.manifest.schema_))
-        if answer.text_truncated:
+        response, text_truncated = await self._recommend(request)
+        if text_truncated:
             await context.send_initial_metadata(((TEXT_TRUNCATED_KEY, "true"),))
-        return recommendation_to_wire(answer)
-
-    async def GetItems(
-        self, request: recommender_pb2.GetItemsRequest, context: Any
-    ) -> recommender_pb2.GetItemsResponse:
-        return items_to_wire(await self._pipeline.get_items(list(request.item_ids), list(request.metadata_fields)))
-
-    async def GetServiceInfo(
-        self, request: recommender_pb2.GetServiceInfoRequest, context: Any
-    ) -> recommender_pb2.GetServiceInfoResponse:
-        return info_to_wire(self._pipeline.manifest, self._version)
+        return response
 
     async def RecommendStream(
         self, request_iterator: AsyncIterator[recommender_pb2.RecommendRequest], context: Any
     ) -> AsyncIterator[recommender_pb2.RecommendResult]:
-        raise NotImplementedYet("RecommendStream")
-        yield  # makes this a stream
+        stream = current_request()
+
+        async def answer(request: recommender_pb2.RecommendRequest) -> recommender_pb2.RecommendResult:
+            remaining_s = stream.remaining_s()
+            timeout_s = self._default_timeout_s if remaining_s is None else min(self._default_timeout_s, remaining_s)
+            with handling(dict(stream.outgoing_metadata()), timeout_s):
+                try:
+                    async with in_time(timeout_s):
+                        response, _ = await self._recommend(request)
+                except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
+                    status = to_status(error, stream.request_id)
+                    log_failure(error, status.code, "RecommendStream")
+                    return recommender_pb2.RecommendResult(status=status)
+                return recommender_pb2.RecommendResult(response=response)
+
+        async for result in answered_in_order(request_iterator, answer):
+            yield result
 
     async def RecordInteractions(
         self, request: recommender_pb2.RecordInteractionsRequest, context: Any
     ) -> recommender_pb2.RecordInteractionsResponse:
-        raise NotImplementedYet("RecordInteractions")
+        events = events_from_wire(request, now_us())
+        return recorded_to_wire(events, await self._recorder.record(events))
 
     async def UpsertItems(
         self, request: recommender_pb2.UpsertItemsRequest, context: Any
     ) -> recommender_pb2.UpsertItemsResponse:
-        raise NotImplementedYet("UpsertItems")
+        items, update_mask = inputs_from_wire(request)
+        outcomes = await self._bundles.current.items.upsert(items, update_mask)
+        return recommender_pb2.UpsertItemsResponse(results=outcomes_to_wire([item.item_id for item in items], outcomes))
 
     async def DeleteItems(
         self, request: recommender_pb2.DeleteItemsRequest, context: Any
     ) -> recommender_pb2.DeleteItemsResponse:
-        raise NotImplementedYet("DeleteItems")
+        item_ids = list(request.item_ids)
+        outcomes = await self._bundles.current.items.delete(item_ids)
+        return recommender_pb2.DeleteItemsResponse(results=outcomes_to_wire(item_ids, outcomes))
+
+    async def GetItems(
+        self, request: recommender_pb2.GetItemsRequest, context: Any
+    ) -> recommender_pb2.GetItemsResponse:
+        items = self._bundles.current.items
+        return items_to_wire(await items.get(list(request.item_ids), list(request.metadata_fields)))
 
     async def DeleteUser(
         self, request: recommender_pb2.DeleteUserRequest, context: Any
     ) -> recommender_pb2.DeleteUserResponse:
-        raise NotImplementedYet("DeleteUser")
+        histories = [(each.manifest.bundle_id, each.histories) for each in self._bundles.pipelines]
+        return farewell_to_wire(await self._recorder.forget(request.user_id, histories))
+
+    async def GetServiceInfo(
+        self, request: recommender_pb2.GetServiceInfoRequest, context: Any
+    ) -> recommender_pb2.GetServiceInfoResponse:
+        return info_to_wire([pipeline.manifest for pipeline in self._bundles.pipelines], self._version)
+
+    async def _recommend(
+        self, request: recommender_pb2.RecommendRequest
+    ) -> tuple[recommender_pb2.RecommendResponse, bool]:
+        """The answer, and whether a text in it was longer than the text engine reads."""
+        pipeline, page = self._bundles.get(request.bundle_id), None
+        if request.page_token:
+            page = self._tokens.read(request.page_token, fingerprint(request))
+            pipeline = self._bundles.of_page(page)
+        answer = await pipeline.recommend(query_from_wire(request, pipeline.manifest.schema_), page)
+        return recommendation_to_wire(answer), answer.text_truncated

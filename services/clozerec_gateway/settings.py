@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
+from clozerec_core.bundle_watch import WatchSettings
 from clozerec_core.rpc import ServerSettings
+from clozerec_core.settings import StateSettings
 
 
-class GatewaySettings(ServerSettings):
+class GatewaySettings(ServerSettings, StateSettings, WatchSettings):
     """Read once in `main()`."""
 
-    bundle: Path = Field(description="A bundle directory, or a symlink to one.")
     grpc_port: int = Field(50050, ge=0, le=65535, description="0 takes any free port.")
     http_port: int = Field(8080, ge=0, le=65535, description="The JSON front; 0 takes any free port.")
     metrics_port: int = Field(9090, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
@@ -27,3 +28,30 @@ class GatewaySettings(ServerSettings):
     )
     encoder_target: str = Field("127.0.0.1:50051", description="host:port of the encoder; unused by `serve all`.")
     retriever_target: str = Field("127.0.0.1:50052", description="host:port of the retriever; unused by `serve all`.")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis://, rediss:// or unix:// of the store of live events, which gateways then share. Unset: "
+        "SQLite in the state directory.",
+    )
+    max_live_events: int = Field(
+        10_000, ge=1, le=100_000, description="Newest live events kept of a person; older ones make room."
+    )
+    history_timeout_s: float = Field(
+        0.25, gt=0, description="Seconds for a person's history; then the answer does without it, and says so."
+    )
+    encoder_timeout_s: float = Field(
+        1.0, gt=0, description="Seconds that the encoder has for a sequence; then the answer does without it."
+    )
+    retriever_timeout_s: float = Field(
+        1.0, gt=0, description="Seconds that the retriever has for a search; then the answer does without it."
+    )
+    page_key: SecretStr | None = Field(
+        None,
+        description="Signs page tokens; the same for all gateways behind one address. Unset: a random one, so that a "
+        "token is good with the gateway that gave it out, until it stops.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (),
+        description='Origins of web pages that may call the JSON front, as JSON: ["https://shop.example"], or ["*"]. '
+        "Empty: no page may.",
+    )

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
+import uuid
+from collections.abc import Sequence
 from typing import Any
 
-from google.protobuf import struct_pb2
+from google.protobuf import struct_pb2, timestamp_pb2
+from google.rpc import status_pb2
 
 from clozerec.v1 import recommender_pb2
 from clozerec_core import limits
 from clozerec_core.bundle import Manifest
 from clozerec_core.catalogue import Schema
-from clozerec_core.errors import BadRequest, NotImplementedYet, Violation
+from clozerec_core.errors import BadRequest, ClozerecError, Violation
 from clozerec_core.filter_wire import columns_to_wire
 from clozerec_core.filters import MAX_CONDITIONS, MAX_LEVELS, MAX_VALUES, parse_filter
 from clozerec_core.predicate import EVERYTHING, Predicate
-from clozerec_gateway.clients import StoredItem
+from clozerec_core.request_context import current_request
+from clozerec_core.rpc_errors import to_status
+from clozerec_gateway.clients import ItemOutcome, StoredItem
+from clozerec_gateway.events import Event
+from clozerec_gateway.histories import US_PER_S
+from clozerec_gateway.live_items import ItemInput
 from clozerec_gateway.query import Fallback, Query, QueryType, Recommendation, Source, violations_of
+from clozerec_gateway.recording import Farewell
 
 MAX_FILTER_NODES = 4 * (MAX_CONDITIONS + MAX_VALUES)
 """Objects and lists around conditions and values included; the parser then counts exactly."""
+
+MAX_METADATA_NODES = 16_384
+"""Of one item."""
 
 _QUERY_TYPES = {recommender_pb2.QueryType.Value(f"QUERY_TYPE_{kind.name}"): kind for kind in QueryType}
 _QUERY_TYPES_TO_WIRE: dict[QueryType, Any] = {kind: number for number, kind in _QUERY_TYPES.items()}
@@ -34,7 +46,6 @@ def query_from_wire(request: recommender_pb2.RecommendRequest, schema: Schema) -
 
     Raises:
         BadRequest: with a violation for everything that is wrong.
-        NotImplementedYet: a part of the API that this version does not answer.
     """
     faults: list[Violation] = []
     where: Predicate = EVERYTHING
@@ -42,8 +53,6 @@ def query_from_wire(request: recommender_pb2.RecommendRequest, schema: Schema) -
         where = parse_filter(struct_to_dict(request.filters, MAX_FILTER_NODES), schema)
     except BadRequest as error:
         faults += error.violations
-    if not (math.isfinite(request.diversity) and 0 <= request.diversity <= 1):
-        faults.append(Violation("diversity", "expected 0 (off) to 1"))
     query_type = _QUERY_TYPES.get(request.query_type)
     if query_type is None:
         expected = ", ".join(kind.value for kind in QueryType)
@@ -60,18 +69,23 @@ def query_from_wire(request: recommender_pb2.RecommendRequest, schema: Schema) -
         exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
         mask_index=request.mask_index if request.HasField("mask_index") else None,
         metadata_fields=list(request.metadata_fields),
+        diversity=request.diversity,
+        explain=request.explain,
+        page_token=request.page_token,
+        fingerprint=fingerprint(request),
     )
     faults = [*violations_of(query, schema), *faults]
     if faults:
         raise BadRequest(faults)
-    for name, used in (
-        ("diversity", request.diversity > 0),
-        ("explain", request.explain),
-        ("page_token", bool(request.page_token)),
-    ):
-        if used:
-            raise NotImplementedYet(name)
     return query
+
+
+def fingerprint(request: recommender_pb2.RecommendRequest) -> bytes:
+    """Which request it is, its page token aside: equal requests have equal ones, over gRPC and JSON alike."""
+    bare = recommender_pb2.RecommendRequest()
+    bare.CopyFrom(request)
+    bare.page_token = ""
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).digest()[:16]
 
 
 def recommendation_to_wire(answer: Recommendation) -> recommender_pb2.RecommendResponse:
@@ -84,16 +98,86 @@ def recommendation_to_wire(answer: Recommendation) -> recommender_pb2.RecommendR
         recommendation_id=answer.recommendation_id,
         unknown_item_ids=answer.unknown_item_ids,
         exhausted=answer.found.exhausted,
+        next_page_token=answer.next_page_token,
     )
     for candidate in answer.found.candidates:
-        response.items.add(
+        item = response.items.add(
             item_id=candidate.item_id,
             score=candidate.score,
             display_name=candidate.display_name,
             metadata=candidate.metadata,
             source=source,
         )
+        for reason in answer.reasons.get(candidate.item_id, ()):
+            item.reasons.add(kind=reason.kind, item_id=reason.item_id, weight=reason.weight, text=reason.text)
     return response
+
+
+def events_from_wire(request: recommender_pb2.RecordInteractionsRequest, now_us: int) -> list[Event]:
+    """The events of a call, unchecked; without a time they happen now, without an id they get one."""
+    return [
+        Event(
+            user_id=message.user_id,
+            item_id=message.item_id,
+            time_us=_microseconds(message.time) if message.HasField("time") else now_us,
+            event_type=message.event_type,
+            event_id=message.event_id or uuid.uuid4().hex,
+            recommendation_id=message.recommendation_id,
+        )
+        for message in request.interactions
+    ]
+
+
+def _microseconds(time: timestamp_pb2.Timestamp) -> int:
+    return time.seconds * US_PER_S + time.nanos // 1_000
+
+
+def recorded_to_wire(
+    events: Sequence[Event], refusals: Sequence[BadRequest | None]
+) -> recommender_pb2.RecordInteractionsResponse:
+    """One status for each event."""
+    response, request_id = recommender_pb2.RecordInteractionsResponse(), current_request().request_id
+    for event, refusal in zip(events, refusals, strict=True):
+        status = status_pb2.Status() if refusal is None else to_status(refusal, request_id)
+        response.statuses.add(event_id=event.event_id, status=status)
+    return response
+
+
+def farewell_to_wire(farewell: Farewell) -> recommender_pb2.DeleteUserResponse:
+    """What was forgotten, and what remains."""
+    remains = ""
+    if farewell.trained_bundle_ids:
+        bundles = ", ".join(farewell.trained_bundle_ids)
+        remains = f"The weights and popularity of {bundles} reflect this person until a training without their events."
+    return recommender_pb2.DeleteUserResponse(
+        erased_events=farewell.erased_events, trained_bundle_ids=farewell.trained_bundle_ids, remains=remains
+    )
+
+
+def inputs_from_wire(request: recommender_pb2.UpsertItemsRequest) -> tuple[list[ItemInput], list[str] | None]:
+    """The items of a call, unchecked, and its mask; None: all columns."""
+    items = [
+        ItemInput(
+            message.item_id, struct_to_dict(message.metadata, MAX_METADATA_NODES, f"items[{i}].metadata"), message.text
+        )
+        for i, message in enumerate(request.items)
+    ]
+    return items, list(request.update_mask.paths) if request.HasField("update_mask") else None
+
+
+def outcomes_to_wire(
+    item_ids: Sequence[str], outcomes: Sequence[ClozerecError | ItemOutcome]
+) -> list[recommender_pb2.ItemResult]:
+    """One result for each item."""
+    request_id = current_request().request_id
+    results = []
+    for item_id, outcome in zip(item_ids, outcomes, strict=True):
+        if isinstance(outcome, ItemOutcome):
+            status = status_pb2.Status(code=outcome.code.value[0], message=outcome.message)
+        else:
+            status = to_status(outcome, request_id)
+        results.append(recommender_pb2.ItemResult(item_id=item_id, status=status))
+    return results
 
 
 def items_to_wire(items: list[StoredItem]) -> recommender_pb2.GetItemsResponse:
@@ -105,10 +189,11 @@ def items_to_wire(items: list[StoredItem]) -> recommender_pb2.GetItemsResponse:
     return response
 
 
-def info_to_wire(manifest: Manifest, version: str) -> recommender_pb2.GetServiceInfoResponse:
-    """What is served, and its limits."""
+def info_to_wire(manifests: Sequence[Manifest], version: str) -> recommender_pb2.GetServiceInfoResponse:
+    """What is served, by the current bundle first, and its limits."""
+    manifest = manifests[0]
     return recommender_pb2.GetServiceInfoResponse(
-        bundle_ids=[manifest.bundle_id],
+        bundle_ids=[each.bundle_id for each in manifests],
         num_items=manifest.model.num_items,
         columns=columns_to_wire(manifest.schema_),
         version=version,
@@ -128,18 +213,19 @@ def info_to_wire(manifest: Manifest, version: str) -> recommender_pb2.GetService
     )
 
 
-def struct_to_dict(struct: struct_pb2.Struct, max_nodes: int) -> dict[str, object]:
+def struct_to_dict(struct: struct_pb2.Struct, max_nodes: int, field: str = "filters") -> dict[str, object]:
     """Plain values of a Struct, NaN included (protobuf's own JSON form refuses it before we can name the field).
 
     Raises:
         BadRequest: it has more than `max_nodes` values, inner ones included, and is not read to its end.
     """
-    return _Plain(max_nodes).fields(struct)
+    return _Plain(max_nodes, field).fields(struct)
 
 
 class _Plain:
-    def __init__(self, max_nodes: int) -> None:
+    def __init__(self, max_nodes: int, field: str) -> None:
         self.max_nodes = max_nodes
+        self.field = field
         self.num_nodes = 0
 
     def fields(self, struct: struct_pb2.Struct) -> dict[str, object]:
@@ -148,7 +234,7 @@ class _Plain:
     def value(self, value: struct_pb2.Value) -> object:
         self.num_nodes += 1
         if self.num_nodes > self.max_nodes:
-            raise BadRequest.of("filters", f"over {self.max_nodes} values, which no valid filter has")
+            raise BadRequest.of(self.field, f"over {self.max_nodes} values; at most so many are read")
         match value.WhichOneof("kind"):
             case "struct_value":
                 return self.fields(value.struct_value)

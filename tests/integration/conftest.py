@@ -6,6 +6,8 @@ import io
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -67,24 +69,30 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running(bundle: Bundle, arrangement: str) -> AsyncIterator[Gateway]:
-    """All services of a bundle, in one process or over real channels."""
+async def running(bundle: Bundle, arrangement: str, **changes: Any) -> AsyncIterator[Gateway]:
+    """All services of a bundle, in one process or over real channels; `changes` are settings of the gateway.
+
+    Each has a state of its own, unless `state_dir` says which.
+    """
     async with AsyncExitStack() as stack:
+        state_dir = Path(stack.enter_context(TemporaryDirectory()))
+        changes = {"state_dir": state_dir, "grpc_port": 0, "http_port": 0, "grace_s": 1} | changes
         if arrangement == "all in one":
-            settings = AllSettings(bundle=bundle.path, grpc_port=0, http_port=0, grace_s=1)
+            settings = AllSettings(bundle=bundle.path, **changes)
             ports = await stack.enter_async_context(all_in_one(bundle, settings))
         else:
             encoder_port = await stack.enter_async_context(
                 encoder_server(bundle, EncoderSettings(bundle=bundle.path, grpc_port=0, grace_s=1))
             )
             retriever_port = await stack.enter_async_context(
-                retriever_server(bundle, RetrieverSettings(bundle=bundle.path, grpc_port=0, grace_s=1))
+                retriever_server(
+                    bundle,
+                    RetrieverSettings(bundle=bundle.path, grpc_port=0, grace_s=1, state_dir=changes["state_dir"]),
+                )
             )
             gateway_settings = GatewaySettings(
                 bundle=bundle.path,
-                grpc_port=0,
-                http_port=0,
-                grace_s=1,
+                **changes,
                 encoder_target=f"127.0.0.1:{encoder_port}",
                 retriever_target=f"127.0.0.1:{retriever_port}",
             )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import re
 from collections.abc import AsyncIterator
 
+import aiohttp
 import grpc
 import polars as pl
 import pytest
@@ -114,7 +118,7 @@ async def test_a_plain_curl_without_content_type_works(shop: Gateway) -> None:
         ("not json", 400, "INVALID_ARGUMENT", "body"),
         ({"query_type": "item_to_item", "item_id": "zz"}, 404, "NOT_FOUND", None),
         ({"query_type": "user_to_item", "user_id": "u", "bundle_id": "zz"}, 400, "FAILED_PRECONDITION", None),
-        ({"query_type": "user_to_item", "user_id": "u", "explain": True}, 501, "UNIMPLEMENTED", None),
+        ({"query_type": "user_to_item", "user_id": "u", "page_token": "x"}, 400, "INVALID_ARGUMENT", "page_token"),
     ],
 )
 async def test_errors_have_one_shape(shop: Gateway, body: object, status: int, code: str, field: str | None) -> None:
@@ -127,20 +131,6 @@ async def test_errors_have_one_shape(shop: Gateway, body: object, status: int, c
     assert by_type["ErrorInfo"]["domain"] == "clozerec"
     fields = [violation["field"] for violation in by_type.get("BadRequest", {}).get("field_violations", [])]
     assert fields == ([field] if field else [])
-
-
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/v1/interactions", {"interactions": [{"user_id": "u", "item_id": "a"}]}),
-        ("/v1/items:upsert", {"items": [{"item_id": "new", "text": "a lamp"}]}),
-        ("/v1/items:delete", {"item_ids": ["item_1"]}),
-        ("/v1/users:delete", {"user_id": "u"}),
-    ],
-)
-async def test_writes_are_unimplemented_for_now(shop: Gateway, path: str, body: object) -> None:
-    status, document, _ = await shop.post(path, body)
-    assert (status, document["error"]["code"]) == (501, "UNIMPLEMENTED")
 
 
 async def test_items_are_looked_up_in_the_order_asked(shop: Gateway) -> None:
@@ -208,3 +198,52 @@ async def test_a_request_id_is_taken_over_or_made(shop: Gateway) -> None:
     assert headers["x-request-id"] == "my-id-7"
     _, _, headers = await shop.post("/v1/recommend", DESIGN_BODIES[1], **{"X-Request-Id": "not usable!"})
     assert headers["x-request-id"] not in ("", "not usable!")
+
+
+async def test_openapi_describes_every_path_and_field_with_the_words_of_the_protos(shop: Gateway) -> None:
+    status, document = await shop.get("/openapi.json")
+    assert (status, document["openapi"]) == (200, "3.1.0")
+    assert set(document["paths"]) == {
+        "/v1/recommend", "/v1/interactions", "/v1/items:upsert", "/v1/items:delete", "/v1/items:get",
+        "/v1/users:delete", "/v1/info",
+    }  # fmt: skip
+    schemas = document["components"]["schemas"]
+    assert set(schemas["RecommendRequest"]["properties"]) == set(
+        recommender_pb2.RecommendRequest.DESCRIPTOR.fields_by_name
+    )
+    assert all(field.get("description") for field in schemas["RecommendRequest"]["properties"].values())
+    assert schemas["RecommendRequest"]["properties"]["query_type"]["enum"] == [
+        "item_to_item", "user_to_item", "contextual", "sequential",
+    ]  # fmt: skip
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references <= set(schemas)
+
+
+async def test_pages_of_named_origins_may_call_and_others_not(shop_bundle: Bundle) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,x-request-id"}
+    async with running(shop_bundle, "all in one", cors_origins=["https://shop.example"]) as gateway:
+        url = gateway.url + "/v1/recommend"
+        async with aiohttp.ClientSession() as session:
+            async with session.options(url, headers={"Origin": "https://shop.example", **asked}) as preflight:
+                assert preflight.status == 200
+                assert preflight.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+                assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+            async with session.options(url, headers={"Origin": "https://else.example", **asked}) as refused:
+                assert refused.status == 403
+            async with session.post(url, data=DESIGN_BODIES[1], headers={"Origin": "https://shop.example"}) as answer:
+                assert answer.status == 200
+                assert answer.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+                assert "x-request-id" in answer.headers["Access-Control-Expose-Headers"].lower()
+
+
+async def test_without_the_setting_no_page_may_call(shop: Gateway) -> None:
+    _, _, headers = await shop.post("/v1/recommend", DESIGN_BODIES[1], Origin="https://shop.example")
+    assert not [name for name in headers if name.startswith("access-control")]
+
+
+async def test_bodies_may_be_gzip_both_ways(shop: Gateway) -> None:
+    body = {"query_type": "item_to_item", "item_id": "item_1024", "exclude_item_ids": ["x"] * 500, "top_k": 10}
+    packed = gzip.compress(json.dumps(body).encode())
+    status, answer, headers = await shop.post("/v1/recommend", packed, **{"Content-Encoding": "gzip"})
+    assert (status, headers["content-encoding"]) == (200, "gzip")
+    assert answer["items"]

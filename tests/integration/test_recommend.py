@@ -274,12 +274,6 @@ async def test_another_bundle_is_not_loaded(gateway: Gateway) -> None:
     assert pinned.bundle_id == gateway.bundle.bundle_id
 
 
-@pytest.mark.parametrize("extra", [{"diversity": 0.5}, {"explain": True}, {"page_token": "x"}])
-async def test_what_is_not_there_yet_is_unimplemented(gateway: Gateway, extra: dict[str, object]) -> None:
-    code, _, _ = await refused(gateway, query_type="user_to_item", user_id="u", **extra)
-    assert code is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_a_new_item_is_placed_by_its_text(text_gateway: Gateway) -> None:
     answer = await text_gateway.recommend(
         query_type="item_to_item", item_id="zz", item_text=toy_world.TITLES[4], top_k=16

@@ -74,32 +74,6 @@ async def test_a_request_id_comes_back_and_names_the_error(gateway: Gateway) -> 
     assert info.metadata["request_id"] == "my-id-7"
 
 
-async def test_a_stream_is_unimplemented_with_a_status(gateway: Gateway) -> None:
-    async with grpc.aio.insecure_channel(gateway.target) as channel:
-        call = recommender_pb2_grpc.RecommenderServiceStub(channel).RecommendStream(
-            iter([recommender_pb2.RecommendRequest()]), timeout=TIMEOUT_S
-        )
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            async for _ in call:
-                pass
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
-async def test_a_gateway_whose_encoder_is_gone_says_unavailable_in_time(toy_bundle: Bundle) -> None:
-    settings = GatewaySettings(
-        bundle=toy_bundle.path, grpc_port=0, http_port=0, grace_s=1, encoder_target="127.0.0.1:1", default_timeout_s=2
-    )
-    async with gateway_server(toy_bundle, settings) as ports:
-        gateway = Gateway(toy_bundle, f"127.0.0.1:{ports.grpc}", f"http://127.0.0.1:{ports.http}")
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await gateway.recommend(query_type="sequential", session_items=["a"])
-        status, document, _ = await gateway.post("/v1/recommend", {"query_type": "sequential", "session_items": ["a"]})
-    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "encoder" in refused.value.details()
-    assert "127.0.0.1" not in refused.value.details()
-    assert (status, document["error"]["code"]) == (503, "UNAVAILABLE")
-
-
 async def test_a_stopping_server_says_so_first_and_finishes_what_it_began(toy_bundle: Bundle) -> None:
     settings = EncoderSettings(bundle=toy_bundle.path, grpc_port=0, drain_delay_s=1, grace_s=5)
     server = encoder_server(toy_bundle, settings)

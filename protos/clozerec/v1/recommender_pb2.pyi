@@ -254,8 +254,14 @@ class DeleteUserRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ...) -> None: ...
 
 class DeleteUserResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("erased_events", "trained_bundle_ids", "remains")
+    ERASED_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    TRAINED_BUNDLE_IDS_FIELD_NUMBER: _ClassVar[int]
+    REMAINS_FIELD_NUMBER: _ClassVar[int]
+    erased_events: int
+    trained_bundle_ids: _containers.RepeatedScalarFieldContainer[str]
+    remains: str
+    def __init__(self, erased_events: _Optional[int] = ..., trained_bundle_ids: _Optional[_Iterable[str]] = ..., remains: _Optional[str] = ...) -> None: ...
 
 class GetServiceInfoRequest(_message.Message):
     __slots__ = ()

@@ -91,35 +91,44 @@ class RecommenderServiceServicer:
         """Answers one of the four query types; what each needs stands at `QueryType`.
         INVALID_ARGUMENT: a field that is wrong, or that the query type has no use for, by name. NOT_FOUND: the query's item
         is unknown and has no text. FAILED_PRECONDITION: `bundle_id` is not loaded, or text for a bundle without a text
-        engine. UNIMPLEMENTED in this version: `diversity`, `explain`, `page_token`.
+        engine, or a page whose time or bundle is gone. UNAVAILABLE, with RetryInfo: what the answer needs is gone and nothing
+        can stand in for it. Where something can, the answer comes inside the deadline and `fallback` says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecommendStream(self, request_iterator, context):
-        """Bulk: for each request, in order, a response or the status it failed with. UNIMPLEMENTED in this version.
+        """Bulk: for each request, in order, a response or the status it failed with. Several are worked on at once, and no more
+        is read than the caller takes answers; a deadline, if any, is the whole stream's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordInteractions(self, request, context):
-        """Appends live events; idempotent by `event_id`. UNIMPLEMENTED in this version.
+        """Appends live events, durable when answered; the next request of their person sees them. Each has a status of its own,
+        and one that is refused leaves the others in. Idempotent by `user_id` and `event_id`: the first one stands.
+        INVALID_ARGUMENT: no event or over 1,000. RESOURCE_EXHAUSTED: the disk is full. UNAVAILABLE: the store of live
+        events is gone; send the same events again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpsertItems(self, request, context):
-        """Adds day-zero items or changes known ones. UNIMPLEMENTED in this version.
+        """Adds day-zero items or changes known ones; durable when answered, and recommended from the next request on. A known
+        item keeps its behaviour part. Each item has a status of its own. INVALID_ARGUMENT: no item or over 1,000, an unknown
+        column in `update_mask`. An item's own status may be INVALID_ARGUMENT, NOT_FOUND (`update_mask` for an unknown item),
+        FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE or DEADLINE_EXCEEDED: send it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItems(self, request, context):
-        """Removes items; deleting an unknown id is OK. UNIMPLEMENTED in this version.
+        """Removes items from every answer, also of later bundles, until they are added again; deleting an unknown id is OK. In
+        histories and sessions a deleted item of the bundle still says something of the person.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +142,8 @@ class RecommenderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """Forgets a person's live events and bundle history. UNIMPLEMENTED in this version.
+        """Forgets a person: live events are erased, and what bundles know from before is no longer read. The answer says what
+        remains. Events recorded afterwards begin a new history. INVALID_ARGUMENT: no `user_id`, or over 256 bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

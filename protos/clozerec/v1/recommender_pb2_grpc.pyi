@@ -41,20 +41,35 @@ class RecommenderServiceStub:
     """Answers one of the four query types; what each needs stands at `QueryType`.
     INVALID_ARGUMENT: a field that is wrong, or that the query type has no use for, by name. NOT_FOUND: the query's item
     is unknown and has no text. FAILED_PRECONDITION: `bundle_id` is not loaded, or text for a bundle without a text
-    engine. UNIMPLEMENTED in this version: `diversity`, `explain`, `page_token`.
+    engine, or a page whose time or bundle is gone. UNAVAILABLE, with RetryInfo: what the answer needs is gone and nothing
+    can stand in for it. Where something can, the answer comes inside the deadline and `fallback` says so.
     """
     RecommendStream: _grpc.StreamStreamMultiCallable[_recommender_pb2.RecommendRequest, _recommender_pb2.RecommendResult]
-    """Bulk: for each request, in order, a response or the status it failed with. UNIMPLEMENTED in this version."""
+    """Bulk: for each request, in order, a response or the status it failed with. Several are worked on at once, and no more
+    is read than the caller takes answers; a deadline, if any, is the whole stream's.
+    """
     RecordInteractions: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.RecordInteractionsRequest, _recommender_pb2.RecordInteractionsResponse]
-    """Appends live events; idempotent by `event_id`. UNIMPLEMENTED in this version."""
+    """Appends live events, durable when answered; the next request of their person sees them. Each has a status of its own,
+    and one that is refused leaves the others in. Idempotent by `user_id` and `event_id`: the first one stands.
+    INVALID_ARGUMENT: no event or over 1,000. RESOURCE_EXHAUSTED: the disk is full. UNAVAILABLE: the store of live
+    events is gone; send the same events again.
+    """
     UpsertItems: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.UpsertItemsRequest, _recommender_pb2.UpsertItemsResponse]
-    """Adds day-zero items or changes known ones. UNIMPLEMENTED in this version."""
+    """Adds day-zero items or changes known ones; durable when answered, and recommended from the next request on. A known
+    item keeps its behaviour part. Each item has a status of its own. INVALID_ARGUMENT: no item or over 1,000, an unknown
+    column in `update_mask`. An item's own status may be INVALID_ARGUMENT, NOT_FOUND (`update_mask` for an unknown item),
+    FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE or DEADLINE_EXCEEDED: send it again.
+    """
     DeleteItems: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.DeleteItemsRequest, _recommender_pb2.DeleteItemsResponse]
-    """Removes items; deleting an unknown id is OK. UNIMPLEMENTED in this version."""
+    """Removes items from every answer, also of later bundles, until they are added again; deleting an unknown id is OK. In
+    histories and sessions a deleted item of the bundle still says something of the person.
+    """
     GetItems: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.GetItemsRequest, _recommender_pb2.GetItemsResponse]
     """Metadata of items. INVALID_ARGUMENT: no id, over 1,000, or one that is empty or over 256 bytes."""
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.DeleteUserRequest, _recommender_pb2.DeleteUserResponse]
-    """Forgets a person's live events and bundle history. UNIMPLEMENTED in this version."""
+    """Forgets a person: live events are erased, and what bundles know from before is no longer read. The answer says what
+    remains. Events recorded afterwards begin a new history. INVALID_ARGUMENT: no `user_id`, or over 256 bytes.
+    """
     GetServiceInfo: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.GetServiceInfoRequest, _recommender_pb2.GetServiceInfoResponse]
     """What is served: bundle, catalogue and schema, versions, limits."""
 
@@ -71,20 +86,35 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     """Answers one of the four query types; what each needs stands at `QueryType`.
     INVALID_ARGUMENT: a field that is wrong, or that the query type has no use for, by name. NOT_FOUND: the query's item
     is unknown and has no text. FAILED_PRECONDITION: `bundle_id` is not loaded, or text for a bundle without a text
-    engine. UNIMPLEMENTED in this version: `diversity`, `explain`, `page_token`.
+    engine, or a page whose time or bundle is gone. UNAVAILABLE, with RetryInfo: what the answer needs is gone and nothing
+    can stand in for it. Where something can, the answer comes inside the deadline and `fallback` says so.
     """
     RecommendStream: _aio.StreamStreamMultiCallable[_recommender_pb2.RecommendRequest, _recommender_pb2.RecommendResult]  # type: ignore[assignment]
-    """Bulk: for each request, in order, a response or the status it failed with. UNIMPLEMENTED in this version."""
+    """Bulk: for each request, in order, a response or the status it failed with. Several are worked on at once, and no more
+    is read than the caller takes answers; a deadline, if any, is the whole stream's.
+    """
     RecordInteractions: _aio.UnaryUnaryMultiCallable[_recommender_pb2.RecordInteractionsRequest, _recommender_pb2.RecordInteractionsResponse]  # type: ignore[assignment]
-    """Appends live events; idempotent by `event_id`. UNIMPLEMENTED in this version."""
+    """Appends live events, durable when answered; the next request of their person sees them. Each has a status of its own,
+    and one that is refused leaves the others in. Idempotent by `user_id` and `event_id`: the first one stands.
+    INVALID_ARGUMENT: no event or over 1,000. RESOURCE_EXHAUSTED: the disk is full. UNAVAILABLE: the store of live
+    events is gone; send the same events again.
+    """
     UpsertItems: _aio.UnaryUnaryMultiCallable[_recommender_pb2.UpsertItemsRequest, _recommender_pb2.UpsertItemsResponse]  # type: ignore[assignment]
-    """Adds day-zero items or changes known ones. UNIMPLEMENTED in this version."""
+    """Adds day-zero items or changes known ones; durable when answered, and recommended from the next request on. A known
+    item keeps its behaviour part. Each item has a status of its own. INVALID_ARGUMENT: no item or over 1,000, an unknown
+    column in `update_mask`. An item's own status may be INVALID_ARGUMENT, NOT_FOUND (`update_mask` for an unknown item),
+    FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE or DEADLINE_EXCEEDED: send it again.
+    """
     DeleteItems: _aio.UnaryUnaryMultiCallable[_recommender_pb2.DeleteItemsRequest, _recommender_pb2.DeleteItemsResponse]  # type: ignore[assignment]
-    """Removes items; deleting an unknown id is OK. UNIMPLEMENTED in this version."""
+    """Removes items from every answer, also of later bundles, until they are added again; deleting an unknown id is OK. In
+    histories and sessions a deleted item of the bundle still says something of the person.
+    """
     GetItems: _aio.UnaryUnaryMultiCallable[_recommender_pb2.GetItemsRequest, _recommender_pb2.GetItemsResponse]  # type: ignore[assignment]
     """Metadata of items. INVALID_ARGUMENT: no id, over 1,000, or one that is empty or over 256 bytes."""
     DeleteUser: _aio.UnaryUnaryMultiCallable[_recommender_pb2.DeleteUserRequest, _recommender_pb2.DeleteUserResponse]  # type: ignore[assignment]
-    """Forgets a person's live events and bundle history. UNIMPLEMENTED in this version."""
+    """Forgets a person: live events are erased, and what bundles know from before is no longer read. The answer says what
+    remains. Events recorded afterwards begin a new history. INVALID_ARGUMENT: no `user_id`, or over 256 bytes.
+    """
     GetServiceInfo: _aio.UnaryUnaryMultiCallable[_recommender_pb2.GetServiceInfoRequest, _recommender_pb2.GetServiceInfoResponse]  # type: ignore[assignment]
     """What is served: bundle, catalogue and schema, versions, limits."""
 
@@ -104,7 +134,8 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers one of the four query types; what each needs stands at `QueryType`.
         INVALID_ARGUMENT: a field that is wrong, or that the query type has no use for, by name. NOT_FOUND: the query's item
         is unknown and has no text. FAILED_PRECONDITION: `bundle_id` is not loaded, or text for a bundle without a text
-        engine. UNIMPLEMENTED in this version: `diversity`, `explain`, `page_token`.
+        engine, or a page whose time or bundle is gone. UNAVAILABLE, with RetryInfo: what the answer needs is gone and nothing
+        can stand in for it. Where something can, the answer comes inside the deadline and `fallback` says so.
         """
 
     @_abc_1.abstractmethod
@@ -113,7 +144,9 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_recommender_pb2.RecommendRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_recommender_pb2.RecommendResult], _abc.AsyncIterator[_recommender_pb2.RecommendResult]]:
-        """Bulk: for each request, in order, a response or the status it failed with. UNIMPLEMENTED in this version."""
+        """Bulk: for each request, in order, a response or the status it failed with. Several are worked on at once, and no more
+        is read than the caller takes answers; a deadline, if any, is the whole stream's.
+        """
 
     @_abc_1.abstractmethod
     def RecordInteractions(
@@ -121,7 +154,11 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recommender_pb2.RecordInteractionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recommender_pb2.RecordInteractionsResponse, _abc.Awaitable[_recommender_pb2.RecordInteractionsResponse]]:
-        """Appends live events; idempotent by `event_id`. UNIMPLEMENTED in this version."""
+        """Appends live events, durable when answered; the next request of their person sees them. Each has a status of its own,
+        and one that is refused leaves the others in. Idempotent by `user_id` and `event_id`: the first one stands.
+        INVALID_ARGUMENT: no event or over 1,000. RESOURCE_EXHAUSTED: the disk is full. UNAVAILABLE: the store of live
+        events is gone; send the same events again.
+        """
 
     @_abc_1.abstractmethod
     def UpsertItems(
@@ -129,7 +166,11 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recommender_pb2.UpsertItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recommender_pb2.UpsertItemsResponse, _abc.Awaitable[_recommender_pb2.UpsertItemsResponse]]:
-        """Adds day-zero items or changes known ones. UNIMPLEMENTED in this version."""
+        """Adds day-zero items or changes known ones; durable when answered, and recommended from the next request on. A known
+        item keeps its behaviour part. Each item has a status of its own. INVALID_ARGUMENT: no item or over 1,000, an unknown
+        column in `update_mask`. An item's own status may be INVALID_ARGUMENT, NOT_FOUND (`update_mask` for an unknown item),
+        FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE or DEADLINE_EXCEEDED: send it again.
+        """
 
     @_abc_1.abstractmethod
     def DeleteItems(
@@ -137,7 +178,9 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recommender_pb2.DeleteItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recommender_pb2.DeleteItemsResponse, _abc.Awaitable[_recommender_pb2.DeleteItemsResponse]]:
-        """Removes items; deleting an unknown id is OK. UNIMPLEMENTED in this version."""
+        """Removes items from every answer, also of later bundles, until they are added again; deleting an unknown id is OK. In
+        histories and sessions a deleted item of the bundle still says something of the person.
+        """
 
     @_abc_1.abstractmethod
     def GetItems(
@@ -153,7 +196,9 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recommender_pb2.DeleteUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recommender_pb2.DeleteUserResponse, _abc.Awaitable[_recommender_pb2.DeleteUserResponse]]:
-        """Forgets a person's live events and bundle history. UNIMPLEMENTED in this version."""
+        """Forgets a person: live events are erased, and what bundles know from before is no longer read. The answer says what
+        remains. Events recorded afterwards begin a new history. INVALID_ARGUMENT: no `user_id`, or over 256 bytes.
+        """
 
     @_abc_1.abstractmethod
     def GetServiceInfo(

@@ -49,8 +49,8 @@ def test_what_was_written_is_what_is_read(bundle: Bundle) -> None:
     assert bundle.popularity_counts.tolist() == [5, 0, 7, 1]
     assert bundle.content.shape == (4, 0)
     histories = HistoryFile(bundle.file("histories.sqlite"))
-    assert histories.rows("u") == [2, 0]
-    assert histories.rows("nobody") is None
+    assert histories.read("u") == ([2, 0], [0, 1])
+    assert histories.read("nobody") is None
     histories.close()
 
 

@@ -88,8 +88,10 @@ def test_popularity_and_histories_hold_every_event(toy_bundle: Bundle) -> None:
     assert table["count"].sum() == toy_bundle.manifest.data["num_interactions"] == 16 * sum(range(4, 10))
     assert table.equals(table.sort(["count", "row"], descending=[True, False]))
     histories = HistoryFile(toy_bundle.file(HISTORIES))
-    assert histories.rows("user-0") == [0, 1, 2, 3]
-    assert histories.rows("nobody") is None
+    rows, times = histories.read("user-0") or ([], [])
+    assert rows == [0, 1, 2, 3]
+    assert times == sorted(times)
+    assert histories.read("nobody") is None
     histories.close()
 
 

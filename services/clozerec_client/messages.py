@@ -1,0 +1,174 @@
+"""What goes to ClozeRec and what comes back, as plain values; the meanings stand in `recommender.proto`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from google.protobuf import json_format
+from google.rpc import status_pb2
+
+from clozerec.v1 import recommender_pb2
+
+QueryType = Literal["item_to_item", "user_to_item", "contextual", "sequential"]
+Source = Literal["model", "text", "popularity"]
+Fallback = Literal["none", "popularity", "session_only", "degraded"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a person did with an item."""
+
+    user_id: str
+    item_id: str
+    time: datetime | None = None
+    """With a time zone; None: now."""
+    event_type: str = ""
+    event_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Makes sending it again harmless."""
+    recommendation_id: str = ""
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An item to add or change."""
+
+    item_id: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    """Empty: made from the metadata."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one event or item of a call."""
+
+    id: str
+    code: int
+    """A google.rpc.Code; 0 is OK."""
+    message: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of the catalogue."""
+
+    item_id: str
+    display_name: str
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an item was recommended."""
+
+    kind: str
+    item_id: str
+    weight: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Recommended(Item):
+    """An item of an answer."""
+
+    score: float
+    source: Source
+    reasons: Sequence[Reason]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An answer, best items first."""
+
+    items: Sequence[Recommended]
+    fallback: Fallback
+    bundle_id: str
+    recommendation_id: str
+    unknown_item_ids: Sequence[str]
+    exhausted: bool
+    next_page_token: str
+
+
+def query_to_wire(query_type: QueryType, fields: Mapping[str, Any]) -> recommender_pb2.RecommendRequest:
+    """The request for keyword arguments named as in the proto; `filters` is a dict."""
+    fields = dict(fields)
+    filters = fields.pop("filters", None)
+    request = recommender_pb2.RecommendRequest(query_type=f"QUERY_TYPE_{query_type.upper()}", **fields)
+    if filters:
+        json_format.ParseDict(dict(filters), request.filters)
+    return request
+
+
+def answer_from_wire(message: recommender_pb2.RecommendResponse) -> Recommendation:
+    """The answer as plain values."""
+    return Recommendation(
+        items=[
+            Recommended(
+                item_id=item.item_id,
+                display_name=item.display_name,
+                metadata=json_format.MessageToDict(item.metadata),
+                score=item.score,
+                source=_word(recommender_pb2.Source.Name(item.source), "SOURCE_"),  # type: ignore[arg-type]
+                reasons=[Reason(each.kind, each.item_id, each.weight, each.text) for each in item.reasons],
+            )
+            for item in message.items
+        ],
+        fallback=_word(recommender_pb2.Fallback.Name(message.fallback), "FALLBACK_"),  # type: ignore[arg-type]
+        bundle_id=message.bundle_id,
+        recommendation_id=message.recommendation_id,
+        unknown_item_ids=list(message.unknown_item_ids),
+        exhausted=message.exhausted,
+        next_page_token=message.next_page_token,
+    )
+
+
+def events_to_wire(events: Sequence[Event]) -> recommender_pb2.RecordInteractionsRequest:
+    """The request for events.
+
+    Raises:
+        ValueError: a time has no time zone.
+    """
+    request = recommender_pb2.RecordInteractionsRequest()
+    for event in events:
+        message = request.interactions.add(
+            user_id=event.user_id,
+            item_id=event.item_id,
+            event_type=event.event_type,
+            event_id=event.event_id,
+            recommendation_id=event.recommendation_id,
+        )
+        if event.time is not None:
+            if event.time.tzinfo is None:
+                raise ValueError(f"the time of event {event.event_id} needs a time zone, such as timezone.utc")
+            message.time.FromDatetime(event.time)
+    return request
+
+
+def items_to_wire(items: Sequence[NewItem], update_mask: Sequence[str] | None) -> recommender_pb2.UpsertItemsRequest:
+    """The request for items."""
+    request = recommender_pb2.UpsertItemsRequest()
+    for item in items:
+        message = request.items.add(item_id=item.item_id, text=item.text)
+        json_format.ParseDict(dict(item.metadata), message.metadata)
+    if update_mask is not None:
+        request.update_mask.SetInParent()
+        request.update_mask.paths.extend(update_mask)
+    return request
+
+
+def items_from_wire(message: recommender_pb2.GetItemsResponse) -> list[Item]:
+    """Looked-up items as plain values."""
+    return [Item(item.item_id, item.display_name, json_format.MessageToDict(item.metadata)) for item in message.items]
+
+
+def outcome(of: str, status: status_pb2.Status) -> Outcome:
+    """The outcome for an id."""
+    return Outcome(of, status.code, status.message)
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower()

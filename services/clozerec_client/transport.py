@@ -1,0 +1,65 @@
+"""How calls travel: what is sent again, how long they may take, and what a refusal becomes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+TIMEOUT_S = 2.0
+"""For a query; its fallbacks are decided inside of it."""
+
+WRITE_TIMEOUT_S = 30.0
+"""For a call that changes something: a batch of items may have a thousand texts to embed."""
+
+# Calls that never reached a gateway are sent again, a few times and not at all when most fail.
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "0.5s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.2},
+}
+OPTIONS = (("grpc.service_config", json.dumps(_SERVICE_CONFIG)), ("grpc.max_receive_message_length", 128 * 1024 * 1024))
+
+
+class ClozerecRefused(Exception):
+    """A call that brought no answer."""
+
+    def __init__(self, error: Any) -> None:
+        code: grpc.StatusCode = error.code()
+        self.code = code
+        self.reason = ""
+        """Upper snake case, stable; empty where no gateway answered."""
+        self.violations: dict[str, str] = {}
+        """What is wrong with each field of a bad request."""
+        self.retry_s: float | None = None
+        """When to try again; None: there is no telling."""
+        status = rpc_status.from_call(error)
+        for detail in status.details if status is not None else ():
+            info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+            retry = error_details_pb2.RetryInfo()
+            if detail.Unpack(info):
+                self.reason = info.reason
+            elif detail.Unpack(bad_request):
+                self.violations = {each.field: each.description for each in bad_request.field_violations}
+            elif detail.Unpack(retry):
+                self.retry_s = retry.retry_delay.ToTimedelta().total_seconds()
+        super().__init__(f"{code.name}: {error.details()}")
+
+
+def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+    """What goes with every call."""
+    return () if token is None else (("authorization", f"Bearer {token}"),)

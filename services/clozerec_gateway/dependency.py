@@ -1,0 +1,124 @@
+"""Calls to another service, each within its share of the request's deadline and through a circuit.
+
+A share, so that time is left to do without the service and still answer.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from clozerec_core import metrics
+from clozerec_core.errors import BundleMismatch, ClozerecError, NotReady
+from clozerec_core.request_context import check_time_left, current_request
+from clozerec_core.rpc_errors import from_rpc_error, relayed
+from clozerec_core.telemetry import get_logger
+from clozerec_gateway.circuit import Circuit
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+log = get_logger("dependency")
+
+
+class DependencyGone(NotReady):
+    """A service that an answer needs did not reply: gone, frozen, too slow, too busy, or without the bundle."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the {name} does not answer; try again")
+        self.name = name
+
+
+class Dependency:
+    """One service as the gateway calls it."""
+
+    def __init__(self, name: str, timeout_s: float) -> None:
+        """
+        Args:
+            name: as people call it, such as `encoder`.
+            timeout_s: seconds that it has for an answer where the request has more.
+        """
+        self.name = name
+        self._timeout_s = timeout_s
+        self._circuit = Circuit()
+        self._failures = {
+            reason: metrics.GATEWAY_DEPENDENCY_FAILURES.labels(name, reason) for reason in ("refused", "gone", "slow")
+        }
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        share: float,
+        timeout_s: float | None = None,
+    ) -> Response:
+        """One call.
+
+        Args:
+            method: of a stub.
+            request: its message.
+            share: of the time that the request has left, 0 to 1.
+            timeout_s: at most so long; None: as every call of this service.
+
+        Raises:
+            DependencyGone: no answer came in its time.
+            DeadlineExceeded: the request's own time is up.
+            ClozerecError: the service's answer, as the gateway's caller may see it.
+        """
+        context = current_request()
+        if not self._circuit.lets_pass():
+            self._failures["refused"].inc()
+            raise DependencyGone(self.name)
+        remaining_s, longest_s = context.remaining_s(), timeout_s or self._timeout_s
+        stage_s = longest_s if remaining_s is None else min(longest_s, remaining_s * share)
+        try:
+            response = await method(request, timeout=stage_s, metadata=context.outgoing_metadata())
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise self._too_slow() from error
+            raise self._meaning(from_rpc_error(error, f"the {self.name}")) from error
+        except TimeoutError as error:
+            raise self._too_slow() from error
+        except ClozerecError as error:
+            raise self._meaning(relayed(error, f"the {self.name}")) from error
+        self._circuit.succeeded()
+        return response
+
+    def _too_slow(self) -> ClozerecError:
+        self._fail("slow")
+        check_time_left()
+        return DependencyGone(self.name)
+
+    def _meaning(self, error: ClozerecError) -> ClozerecError:
+        """The error for whoever asked, after counting it."""
+        if error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self._too_slow()
+        if error.status is grpc.StatusCode.UNAVAILABLE:
+            self._fail("gone")
+            return DependencyGone(self.name)
+        self._circuit.succeeded()
+        if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED or error.reason == BundleMismatch.reason:
+            # It lives, but not for this request: its queue is full, or it has yet to load the bundle.
+            self._failures["refused"].inc()
+            return Busy(self.name, error)
+        return error
+
+    def _fail(self, reason: str) -> None:
+        self._failures[reason].inc()
+        was_open = self._circuit.is_open
+        self._circuit.failed()
+        if self._circuit.is_open and not was_open:
+            log.warning("circuit_opened", dependency=self.name)
+
+
+class Busy(DependencyGone):
+    """It refused, with a reason of its own that the caller hears where nothing else can answer."""
+
+    retry_s: float | None
+
+    def __init__(self, name: str, refusal: ClozerecError) -> None:
+        super().__init__(name)
+        self.args = refusal.args
+        self.status, self.reason, self.retry_s = refusal.status, refusal.reason, refusal.retry_s

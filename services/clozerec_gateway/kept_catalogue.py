@@ -1,0 +1,151 @@
+"""What the gateway itself keeps of the catalogue, to answer by popularity when the retriever does not.
+
+The bundle's catalogue and counts are at hand; what callers changed since is noted when it is acknowledged, in a file
+that outlives the process (or in Redis, where gateways share it), so that also then nothing deleted is returned, filters
+hold on what is true now, and an item at hand that was deleted is unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from google.protobuf import struct_pb2
+
+from clozerec_core.bundle import Bundle
+from clozerec_core.catalogue import cell_to_json
+from clozerec_core.errors import BadRequest
+from clozerec_core.hybrid import SCORE_STEPS_PER_UNIT
+from clozerec_core.metadata import Cells, parse_metadata
+from clozerec_core.predicate import EVERYTHING, matches
+from clozerec_core.request_context import check_time_left
+from clozerec_gateway.clients import Selection
+from clozerec_gateway.notes import Note, NoteStore
+from clozerec_gateway.query import Candidate, Found
+
+CHECK_EVERY = 4_096
+"""Items between two looks at the clock."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An item whose state is not the bundle's."""
+
+    item_id: str
+    display_name: str
+    cells: Cells
+
+
+class KeptCatalogue:
+    """One bundle's items as they are now, in order of popularity."""
+
+    def __init__(self, bundle: Bundle, notes: NoteStore) -> None:
+        self._notes = notes
+        self._version = 0
+        self._catalogue = bundle.catalogue
+        self._schema = bundle.manifest.schema_
+        self._created_us = int(datetime.fromisoformat(bundle.manifest.created_at).timestamp() * 1e6)
+        counts_N = bundle.popularity_counts
+        steps_N = np.rint(counts_N / max(1, int(counts_N.max(initial=0))) * SCORE_STEPS_PER_UNIT).astype(np.int64)
+        order_N = np.lexsort((np.arange(len(steps_N)), -steps_N))
+        self._order = list(zip(order_N.tolist(), (steps_N[order_N] / SCORE_STEPS_PER_UNIT).tolist(), strict=True))
+        self._changed: dict[str, _Item | None] = {}
+        """By item id; None: deleted."""
+
+    async def refresh(self) -> None:
+        """Take over what callers said through any gateway.
+
+        Raises:
+            HistoryStoreGone: nobody knows what was deleted since.
+        """
+        self._version, notes = await self._notes.notes_since(self._version)
+        self.apply(notes)
+
+    def apply(self, notes: Sequence[Note]) -> None:
+        """Take over what callers said; of an item that the bundle knows the newer stands, and a deletion always."""
+        for note in notes:
+            if note.deleted:
+                self._changed[note.item_id] = None
+            elif note.changed_us > self._created_us or self._catalogue.row_of(note.item_id) is None:
+                cells = self._cells(json.loads(note.metadata))
+                self._changed[note.item_id] = _Item(note.item_id, note.display_name or note.item_id, cells)
+
+    def is_deleted(self, item_id: str) -> bool:
+        """Whether callers deleted it."""
+        return item_id in self._changed and self._changed[item_id] is None
+
+    def is_known(self, item_id: str) -> bool:
+        """Whether the bundle has it or callers added it."""
+        return self._changed.get(item_id) is not None or (
+            item_id not in self._changed and self._catalogue.row_of(item_id) is not None
+        )
+
+    def is_bundled(self, item_id: str) -> bool:
+        """Whether the bundle itself has the item, deleted or not: the encoder reads it by its id."""
+        return self._catalogue.row_of(item_id) is not None
+
+    def display_name(self, item_id: str) -> str:
+        """What to show a person; the id of an unknown one."""
+        changed = self._changed.get(item_id)
+        if changed is not None:
+            return changed.display_name
+        row = self._catalogue.row_of(item_id)
+        return item_id if row is None else self._catalogue.display_names[row]
+
+    def popular(self, selection: Selection) -> Found:
+        """The most popular items that pass, one by one; blocking, and slow beside the retriever.
+
+        Raises:
+            DeadlineExceeded: the request's time was up before enough were found.
+        """
+        excluded = frozenset(selection.exclude_item_ids)
+        after = selection.after
+        found: list[Candidate] = []
+        for seen, (row, score, item) in enumerate(self._in_order()):
+            if seen % CHECK_EVERY == 0:
+                check_time_left()
+            if after is not None and (-score, row) <= (-round(after.score, 4), after.row):
+                continue
+            if item.item_id in excluded:
+                continue
+            if selection.where != EVERYTHING and not matches(selection.where, item.cells):
+                continue
+            found.append(self._candidate(row, score, item, selection.metadata_fields))
+            if len(found) == selection.top_k:
+                break
+        return Found(found, exhausted=len(found) < selection.top_k)
+
+    def _in_order(self) -> Iterator[tuple[int, float, _Item]]:
+        """Row, score and item, deleted ones left out; day-zero items come last, with rows of their own."""
+        changed = dict(self._changed)
+        for row, score in self._order:
+            item_id = self._catalogue.item_ids[row]
+            if item_id not in changed:
+                yield row, score, _Item(item_id, self._catalogue.display_names[row], self._catalogue.cells(row))
+            else:
+                item = changed.pop(item_id)
+                if item is not None:
+                    yield row, score, item
+        for place, item in enumerate(changed.values()):
+            if item is not None:
+                yield len(self._order) + place, 0.0, item
+
+    def _candidate(self, row: int, score: float, item: _Item, fields: Sequence[str]) -> Candidate:
+        metadata = struct_pb2.Struct()
+        names = fields or list(self._schema)
+        metadata.update({name: cell_to_json(item.cells.get(name), self._schema[name]) for name in names})
+        return Candidate(item.item_id, score, row, item.display_name, metadata)
+
+    def _cells(self, document: Mapping[str, Any]) -> Cells:
+        """Columns that the bundle does not have, or has with another type, are not spoken of."""
+        cells: Cells = {}
+        for name, value in document.items():
+            try:
+                cells |= parse_metadata({name: value}, self._schema)
+            except BadRequest:
+                continue
+        return cells

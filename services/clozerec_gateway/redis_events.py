@@ -1,0 +1,147 @@
+"""Live events, and notes of catalogue changes, in Redis, for gateways that are many.
+
+Every person has three keys in one slot, so that each change is one atomic script and clusters work:
+`clozerec:{<key>}:events`, a sorted set of events by time; `:ids`, the set of their ids; `:forgotten`, when the person
+was last forgotten. <key> is the SHA-256 of the user id: any text will do as an id, and a forgotten one names nobody.
+
+An acknowledged event is as durable as Redis is told to make it: `appendonly yes` survives the process's end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Sequence
+from itertools import groupby
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from clozerec_core.errors import StorageFull, UsageError
+from clozerec_core.telemetry import get_logger
+from clozerec_gateway.events import STORE_FULL, Event, HistoryStoreGone, LiveHistory, user_key
+from clozerec_gateway.notes import Note
+
+# A member is its arrival, as 16 digits, and the event as JSON: equal times then sort by arrival.
+_APPEND = """
+local events, ids = KEYS[1], KEYS[2]
+local max = tonumber(ARGV[1])
+for i = 2, #ARGV, 3 do
+  if redis.call('SADD', ids, ARGV[i]) == 1 then
+    local arrival = redis.call('INCR', KEYS[3])
+    redis.call('ZADD', events, ARGV[i + 1], string.format('%016d', arrival) .. ARGV[i + 2])
+  end
+end
+local extra = redis.call('ZCARD', events) - max
+if extra > 0 then
+  for _, member in ipairs(redis.call('ZRANGE', events, 0, extra - 1)) do
+    redis.call('SREM', ids, cjson.decode(string.sub(member, 17))[1])
+  end
+  redis.call('ZREMRANGEBYRANK', events, 0, extra - 1)
+end
+"""
+_ARRIVAL_DIGITS = 16
+
+_NOTES = "clozerec:{catalogue}:notes"
+_NOTES_VERSION = "clozerec:{catalogue}:version"
+"""Counts writes of notes, so that a gateway knows when there is news."""
+
+log = get_logger("histories")
+
+
+class RedisEvents:
+    """An `EventStore` and `NoteStore` behind a Redis URL, shared by any number of gateways."""
+
+    def __init__(self, url: str, max_events: int, timeout_s: float) -> None:
+        """Connect at the first call.
+
+        Args:
+            url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
+            max_events: a person's newest events that are kept.
+            timeout_s: seconds that Redis has for an answer, or to accept a connection.
+
+        Raises:
+            UsageError: it is no such URL.
+        """
+        self._max_events = max_events
+        try:
+            self._redis: Redis = Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 1),  # a connection that was idle too long; what is gone is gone
+            )
+        except ValueError as error:
+            raise UsageError(f"CLOZEREC_REDIS_URL: {error}") from None
+        self._append_script = self._redis.register_script(_APPEND)
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """See `EventStore`. Each person's events go in together; of several people some may be in after a failure."""
+        by_user = sorted(events, key=lambda event: event.user_id)  # stable: arrival keeps its order
+        for user_id, of_user in groupby(by_user, key=lambda event: event.user_id):
+            arguments: list[Any] = [self._max_events]
+            for event in of_user:
+                body = [event.event_id, event.item_id, event.event_type, event.recommendation_id]
+                arguments += [event.event_id, event.time_us, json.dumps(body, separators=(",", ":"))]
+            keys = [_key(user_id, part) for part in ("events", "ids", "arrivals")]
+            await _translated(self._append_script(keys=keys, args=arguments))
+
+    async def history(self, user_id: str) -> LiveHistory:
+        """See `EventStore`."""
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.zrange(_key(user_id, "events"), 0, -1, withscores=True)
+        pipeline.get(_key(user_id, "forgotten"))
+        members, forgotten = await _translated(pipeline.execute())
+        events = [_event(user_id, member, int(time_us)) for member, time_us in members]
+        return LiveHistory(events, None if forgotten is None else int(forgotten))
+
+    async def forget(self, user_id: str, now_us: int) -> int:
+        """See `EventStore`."""
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.zcard(_key(user_id, "events"))
+        pipeline.set(_key(user_id, "forgotten"), now_us)
+        pipeline.delete(*(_key(user_id, part) for part in ("events", "ids", "arrivals")))
+        erased, *_ = await _translated(pipeline.execute())
+        return int(erased)
+
+    async def write_notes(self, notes: Sequence[Note]) -> None:
+        """See `NoteStore`."""
+        pipeline = self._redis.pipeline(transaction=True)
+        for note in notes:
+            body = [note.deleted, note.changed_us, note.display_name, note.metadata]
+            pipeline.hset(_NOTES, note.item_id, json.dumps(body, separators=(",", ":")))
+        pipeline.incr(_NOTES_VERSION)
+        await _translated(pipeline.execute())
+
+    async def notes_since(self, version: int) -> tuple[int, Sequence[Note]]:
+        """See `NoteStore`."""
+        now = 1 + int(await _translated(self._redis.get(_NOTES_VERSION)) or 0)
+        if version == now:
+            return now, ()
+        fields = await _translated(self._redis.hgetall(_NOTES))
+        return now, [Note(item_id.decode(), *json.loads(body)) for item_id, body in fields.items()]
+
+    async def close(self) -> None:
+        """See `EventStore`."""
+        await self._redis.aclose()
+
+
+def _key(user_id: str, part: str) -> str:
+    return f"clozerec:{{{user_key(user_id)}}}:{part}"
+
+
+def _event(user_id: str, member: bytes, time_us: int) -> Event:
+    event_id, item_id, event_type, recommendation_id = json.loads(member[_ARRIVAL_DIGITS:])
+    return Event(user_id, item_id, time_us, event_type, event_id, recommendation_id)
+
+
+async def _translated(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except OutOfMemoryError as error:
+        raise StorageFull(STORE_FULL) from error
+    except (RedisError, OSError, TimeoutError) as error:
+        log.warning("histories_failed", error=str(error))
+        raise HistoryStoreGone from error

@@ -1,0 +1,128 @@
+"""The Python client, and the snippets of docs/clients.md as they stand there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import google.api
+import grpc
+import pytest
+import pytest_asyncio
+
+from clozerec_client import AsyncClient, Client, ClozerecRefused, Event, NewItem, Outcome, Recommendation
+from clozerec_core.bundle import Bundle
+from integration.conftest import Gateway, running
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest_asyncio.fixture
+async def gateway(toy_bundle: Bundle) -> AsyncIterator[Gateway]:
+    async with running(toy_bundle, "all in one") as started:
+        yield started
+
+
+def snippets(language: str) -> list[str]:
+    text = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+async def run(*command: str, cwd: Path, **variables: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, env=os.environ | variables, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+async def test_the_python_snippets_run_as_they_stand(gateway: Gateway, tmp_path: Path) -> None:
+    with_threads, with_asyncio = (text.replace("127.0.0.1:50050", gateway.target) for text in snippets("python"))
+    printed = (await run(sys.executable, "-c", with_threads, cwd=tmp_path)).splitlines()
+    assert len(printed) == 4
+    assert printed[-1] == "StatusCode.NOT_FOUND UNKNOWN_ITEM"
+    printed = (await run(sys.executable, "-c", with_asyncio, cwd=tmp_path)).splitlines()
+    assert printed[0].startswith("none ['Because of red running shoes'")
+
+
+async def test_the_typescript_snippet_runs_as_it_stands(gateway: Gateway, tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed (Debian: apt-get install nodejs npm)")
+    (tmp_path / "client.ts").write_text(snippets("typescript")[0], encoding="utf-8")
+    packages = ["@grpc/grpc-js@1", "@grpc/proto-loader@0.8", "typescript@5", "@types/node@22"]
+    try:
+        await run("npm", "install", "--silent", "--no-audit", "--no-fund", *packages, cwd=tmp_path)
+    except AssertionError as error:
+        pytest.skip(f"npm cannot reach its registry: {str(error)[:200]}")
+    options = ["--module", "nodenext", "--moduleResolution", "nodenext", "--skipLibCheck", "--strict"]
+    await run("npx", "tsc", *options, "client.ts", cwd=tmp_path)
+    google_protos = Path(google.api.__path__[0]).parents[1]
+    printed = await run(
+        "node", "client.js", cwd=tmp_path, TARGET=gateway.target, PROTOS=str(ROOT / "protos"),
+        GOOGLE_PROTOS=str(google_protos),
+    )  # fmt: skip
+    assert printed.split()[0] == "c"
+    assert len(printed.splitlines()) == 3
+
+
+async def test_every_call_of_both_clients_gives_plain_values(gateway: Gateway) -> None:
+    def with_threads() -> list[Any]:
+        with Client(gateway.target) as client:
+            return [
+                client.upsert_items([NewItem("new", {"year": 2026, "genres": ["home"]})]),
+                client.get_items(["new", "nobody"]),
+                client.record([Event("u", "c", datetime(2026, 3, 1, tzinfo=UTC), event_id="1")]),
+                client.recommend("user_to_item", user_id="u", top_k=1).items[0].item_id,
+                client.delete_items(["new"]),
+                client.delete_user("u"),
+            ]
+
+    async with AsyncClient(gateway.target) as client:
+        by_asyncio = [
+            await client.upsert_items([NewItem("new", {"year": 2026, "genres": ["home"]})]),
+            await client.get_items(["new", "nobody"]),
+            await client.record([Event("u", "c", datetime(2026, 3, 1, tzinfo=UTC), event_id="1")]),
+            (await client.recommend("user_to_item", user_id="u", top_k=1)).items[0].item_id,
+            await client.delete_items(["new"]),
+            await client.delete_user("u"),
+        ]
+    assert await asyncio.to_thread(with_threads) == by_asyncio
+    assert by_asyncio[1][0].metadata["genres"] == ["home"]
+    assert by_asyncio[2] == [Outcome("1", 0, "")]
+    assert by_asyncio[3] == "d"
+
+
+async def test_a_refusal_says_what_is_wrong_and_when_to_come_back(gateway: Gateway) -> None:
+    async with AsyncClient(gateway.target) as client:
+        with pytest.raises(ClozerecRefused) as refused:
+            await client.recommend("sequential", session_items=["a"], top_k=5000)
+        assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert list(refused.value.violations) == ["top_k"]
+    async with AsyncClient("127.0.0.1:1", timeout_s=0.5) as nobody:
+        with pytest.raises(ClozerecRefused) as refused:
+            await nobody.recommend("user_to_item", user_id="u")
+    assert refused.value.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+async def test_a_time_without_a_zone_is_refused_before_it_is_sent(gateway: Gateway) -> None:
+    async with AsyncClient(gateway.target) as client:
+        with pytest.raises(ValueError, match="time zone"):
+            await client.record([Event("u", "c", datetime(2026, 3, 1))])
+
+
+async def test_many_queries_are_answered_in_their_order(gateway: Gateway) -> None:
+    async def queries() -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+        for item_id in ("a", "nobody", "b"):
+            yield "item_to_item", {"item_id": item_id, "top_k": 1}
+
+    async with AsyncClient(gateway.target) as client:
+        answers = [answer async for answer in client.recommend_many(queries())]
+    assert [type(answer) for answer in answers] == [Recommendation, Outcome, Recommendation]

@@ -1,0 +1,76 @@
+"""A new bundle under the gateway's feet: it switches by itself, without an error, and goes back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from clozerec_cli.serving import all_in_one, encoder_server, gateway_server, retriever_server
+from clozerec_cli.settings import AllSettings
+from clozerec_core.bundle import MANIFEST, Bundle, point_current, publish, writing_directory
+from clozerec_encoder.settings import EncoderSettings
+from clozerec_gateway.settings import GatewaySettings
+from clozerec_retriever.settings import RetrieverSettings
+from integration.conftest import Gateway
+from integration.test_recommend import refused
+
+SESSION = {"query_type": "sequential", "session_items": ["a", "b", "c"], "top_k": 2}
+
+
+def copied(bundle: Bundle, directory: Path, bundle_id: str) -> Bundle:
+    """The same bundle under another id."""
+    with writing_directory(directory) as staging:
+        shutil.copytree(bundle.path, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+        return publish(staging, directory, bundle.manifest.model_copy(update={"bundle_id": bundle_id}))
+
+
+@asynccontextmanager
+async def serving(link: Path, arrangement: str, state_dir: Path) -> AsyncIterator[Gateway]:
+    bundle = Bundle.open(link)
+    common = {"bundle": link, "grpc_port": 0, "grace_s": 0, "bundle_poll_s": 0.05}
+    async with AsyncExitStack() as stack:
+        if arrangement == "all in one":
+            settings = AllSettings(**common, http_port=0, state_dir=state_dir, bundle_linger_s=0.2)
+            ports = await stack.enter_async_context(all_in_one(bundle, settings))
+        else:
+            encoder = await stack.enter_async_context(encoder_server(bundle, EncoderSettings(**common)))
+            retriever = await stack.enter_async_context(
+                retriever_server(bundle, RetrieverSettings(**common, state_dir=state_dir))
+            )
+            gateway_settings = GatewaySettings(
+                **common,
+                bundle_linger_s=0.2,  # the inner services keep the old one for longer, as they do by default
+                http_port=0,
+                state_dir=state_dir,
+                encoder_target=f"127.0.0.1:{encoder}",
+                retriever_target=f"127.0.0.1:{retriever}",
+            )
+            ports = await stack.enter_async_context(gateway_server(bundle, gateway_settings))
+        yield Gateway(bundle, f"127.0.0.1:{ports.grpc}", f"http://127.0.0.1:{ports.http}")
+
+
+@pytest.mark.parametrize("arrangement", ["all in one", "one process each"])
+async def test_the_gateway_follows_the_link_there_and_back(
+    toy_bundle: Bundle, tmp_path: Path, arrangement: str
+) -> None:
+    old, new = copied(toy_bundle, tmp_path, "old"), copied(toy_bundle, tmp_path, "new")
+    link = point_current(old)
+    async with serving(link, arrangement, tmp_path / "state") as gateway:
+        first = await gateway.recommend(**SESSION)
+        page = first.next_page_token
+        for bundle in (new, old):
+            point_current(bundle)
+            while (answer := await gateway.recommend(**SESSION)).bundle_id != bundle.bundle_id:
+                assert list(answer.items) == list(first.items)
+            assert list(answer.items) == list(first.items)
+            while len((await gateway.get("/v1/info"))[1]["bundle_ids"]) > 1:
+                pass
+            if bundle is new:
+                code, reason, _ = await refused(gateway, **SESSION, page_token=page)
+                assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STALE_PAGE")
+                assert (await refused(gateway, **SESSION, bundle_id="old"))[1] == "BUNDLE_NOT_LOADED"

@@ -1,0 +1,124 @@
+"""RecommendStream: in order, a status for each that fails, and no faster than the caller reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from clozerec.v1 import recommender_pb2
+from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from clozerec_gateway.streaming import answered_in_order
+from integration.conftest import TIMEOUT_S, Gateway
+
+SESSIONS = ["a", "b", "zz", "c", "", "d"]
+
+
+def request(item_id: str) -> recommender_pb2.RecommendRequest:
+    return recommender_pb2.RecommendRequest(
+        query_type=recommender_pb2.QUERY_TYPE_ITEM_TO_ITEM, item_id=item_id, top_k=2
+    )
+
+
+async def test_a_stream_answers_each_request_in_order_as_single_calls_would(gateway: Gateway) -> None:
+    async with grpc.aio.insecure_channel(gateway.target) as channel:
+        stub = RecommenderServiceStub(channel)
+        call = stub.RecommendStream(iter([request(each) for each in SESSIONS * 20]), timeout=TIMEOUT_S)
+        results = [result async for result in call]
+        assert len(results) == len(SESSIONS) * 20
+        for item_id, result in zip(SESSIONS * 20, results, strict=True):
+            if item_id == "zz":
+                assert result.status.code == grpc.StatusCode.NOT_FOUND.value[0]
+                assert result.status.details
+            elif not item_id:
+                assert result.status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+            else:
+                single = await stub.Recommend(request(item_id), timeout=TIMEOUT_S) if item_id == "a" else None
+                assert single is None or list(single.items) == list(result.response.items)
+
+
+async def test_a_stream_without_requests_has_no_answers(gateway: Gateway) -> None:
+    async with grpc.aio.insecure_channel(gateway.target) as channel:
+        call = RecommenderServiceStub(channel).RecommendStream(iter([]), timeout=TIMEOUT_S)
+        assert [result async for result in call] == []
+
+
+async def test_bytes_that_are_no_request_end_the_stream_after_what_came_before(gateway: Gateway) -> None:
+    async with grpc.aio.insecure_channel(gateway.target) as channel:
+        call = channel.stream_stream("/clozerec.v1.RecommenderService/RecommendStream")(
+            iter([request("a").SerializeToString(), b"\xff\xff"]), timeout=TIMEOUT_S
+        )
+        assert await call.read()
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await call.read()
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_no_more_is_read_than_is_worked_on() -> None:
+    num_read = 0
+    gate = asyncio.Event()
+
+    async def requests() -> AsyncIterator[int]:
+        nonlocal num_read
+        for number in range(100):
+            num_read += 1
+            yield number
+
+    async def answer(number: int) -> int:
+        await gate.wait()
+        return number
+
+    answers = answered_in_order(requests(), answer, in_flight=4)
+    first = asyncio.ensure_future(anext(answers))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert num_read <= 6  # four queued, one at the front, one waiting for a place
+    gate.set()
+    assert [await first, *[each async for each in answers]] == list(range(100))
+
+
+async def test_answers_come_in_order_whatever_takes_longer() -> None:
+    done: list[int] = []
+
+    async def requests() -> AsyncIterator[int]:
+        for number in range(8):
+            yield number
+
+    async def answer(number: int) -> int:
+        for _ in range(20 - 2 * number):
+            await asyncio.sleep(0)
+        done.append(number)
+        return number
+
+    assert [each async for each in answered_in_order(requests(), answer)] == list(range(8))
+    assert done != sorted(done)
+
+
+async def test_work_is_dropped_when_the_caller_goes() -> None:
+    cancelled = 0
+
+    async def requests() -> AsyncIterator[int]:
+        for number in range(8):
+            yield number
+
+    async def answer(number: int) -> int:
+        nonlocal cancelled
+        if number == 0:
+            return number
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+        return number
+
+    answers = answered_in_order(requests(), answer)
+    assert await anext(answers) == 0
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await answers.aclose()  # type: ignore[attr-defined]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert cancelled == 7

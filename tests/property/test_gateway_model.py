@@ -1,0 +1,313 @@
+"""Random changes, events and queries against a real gateway, and against a slow model of what they mean.
+
+The model knows plain dicts and lists, scores every item one by one, and takes only the two engines from the product: a
+text's content vector and a sequence's intent. CI takes 600 steps; all 5,000:
+
+    pytest tests/property/test_gateway_model.py --hypothesis-profile thorough
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import toy_world
+from google.protobuf import json_format
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from clozerec.v1 import recommender_pb2
+from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from clozerec_cli.serving import all_in_one
+from clozerec_cli.settings import AllSettings
+from clozerec_core.bundle import Bundle
+from clozerec_core.filters import parse_filter
+from clozerec_core.history_file import HistoryFile
+from clozerec_core.hybrid import ItemSpace
+from clozerec_core.predicate import matches
+from clozerec_encoder.encoder import ContentToken, Encoder, TokenSequence
+from clozerec_encoder.settings import EncoderSettings
+
+STEPS = 50
+NEW_IDS = ["new-1", "new-2", "new-3"]
+ITEM_IDS = st.sampled_from([*toy_world.ITEM_IDS[:8], *NEW_IDS, "never"])
+USER_IDS = st.sampled_from(["user-3", "user-40", "guest-1", "guest-2"])
+TEXTS = st.sampled_from([*toy_world.TITLES[:4], "a brass bell", "a garden spade"])
+FILTERS: list[dict[str, Any]] = [
+    {}, {"meta.brand": "Acme"}, {"meta.in_stock": True}, {"meta.year": {"$gte": 2005}},
+    {"meta.genres": ["home", "shoes"]}, {"$not": {"meta.brand": "Acme"}}, {"meta.brand": {"$in": []}},
+]  # fmt: skip
+OPTIONS = st.fixed_dictionaries(
+    {"top_k": st.sampled_from([1, 3, 20])},
+    optional={
+        "filters": st.sampled_from(FILTERS),
+        "exclude_item_ids": st.lists(ITEM_IDS, max_size=2),
+        "exclude_seen": st.booleans(),
+    },
+)
+METADATA = st.fixed_dictionaries(
+    {},
+    optional={
+        "brand": st.sampled_from(["Acme", "Globex", None]),
+        "in_stock": st.booleans(),
+        "year": st.integers(2000, 2010),
+        "genres": st.sampled_from([["home"], ["sport", "shoes"], []]),
+    },
+)
+
+
+@dataclass
+class Engines:
+    """What the model borrows: one bundle's text and sequence engine, and its space."""
+
+    bundle: Bundle
+    encoder: Encoder
+    space: ItemSpace
+    histories: dict[str, list[tuple[int, str]]]
+    contents: dict[str, Any] = field(default_factory=dict)
+
+    def content(self, text: str) -> Any:
+        if text not in self.contents:
+            self.contents[text] = self.encoder.encode_texts([text]).content[0]
+        return self.contents[text]
+
+
+@dataclass
+class Item:
+    """An item of the model."""
+
+    row: int
+    cells: dict[str, Any]
+    vector: Any
+    content: Any
+    count: int = 0
+    deleted: bool = False
+    is_bundled: bool = True
+
+
+class Model:
+    """What everything means, slowly."""
+
+    def __init__(self, engines: Engines) -> None:
+        self.engines = engines
+        bundle = engines.bundle
+        self.items = {
+            item_id: Item(
+                row, bundle.catalogue.cells(row), bundle.vectors[row], None, int(bundle.popularity_counts[row])
+            )
+            for row, item_id in enumerate(bundle.catalogue.item_ids)
+        }
+        self.largest = max(item.count for item in self.items.values())
+        self.num_rows = len(self.items)
+        self.live: dict[str, list[tuple[int, str, str]]] = {}
+        self.forgotten: set[str] = set()
+
+    def upsert(self, item_id: str, metadata: dict[str, Any], text: str) -> None:
+        engines = self.engines
+        cells = {name: metadata.get(name) for name in engines.bundle.manifest.schema_}
+        cells = {name: tuple(cell) if isinstance(cell, list) else cell for name, cell in cells.items()}
+        content = engines.content(text) if text else None
+        before = self.items.get(item_id)
+        row = self.num_rows if before is None else before.row
+        self.num_rows += before is None
+        is_bundled = before is not None and before.is_bundled
+        behaviour = engines.space.behaviour[row] if is_bundled else np.zeros(engines.space.dim)
+        whole = behaviour + (0 if content is None else engines.space.project(content[None])[0])
+        norm = np.linalg.norm(whole)
+        vector = (whole / norm if norm > 1e-6 else whole * 0).astype(np.float32)
+        self.items[item_id] = Item(row, cells, vector, content, before.count if before else 0, False, is_bundled)
+
+    def history(self, user_id: str) -> list[str] | None:
+        old = [] if user_id in self.forgotten else self.engines.histories.get(user_id, [])
+        new = [(time, item_id) for time, item_id, _ in self.live.get(user_id, [])]
+        return [item_id for _, item_id in sorted([*old, *new], key=lambda event: event[0])] or None
+
+    def is_known(self, item_id: str) -> bool:
+        return item_id in self.items and not self.items[item_id].deleted
+
+    def tokens(self, item_ids: Sequence[str]) -> list[Any]:
+        """What a sequence reads: the bundle's items also when deleted, day-zero items by their content."""
+        tokens: list[Any] = []
+        for item_id in item_ids:
+            item = self.items.get(item_id)
+            if item is not None and item.is_bundled:
+                tokens.append(item_id)
+            elif item is not None and not item.deleted and item.content is not None:
+                tokens.append(ContentToken(item.content))
+        return tokens
+
+    def by_intent(self, tokens: list[Any]) -> Any:
+        return self.engines.encoder.encode_sequences([TokenSequence(tokens)])[0].intent if tokens else None
+
+    def answer(self, query: dict[str, Any]) -> tuple[str, list[tuple[str, float]]]:
+        """Fallback (or NOT_FOUND), and items with scores in their order."""
+        kind, item_id = query["query_type"], query.get("item_id", "")
+        history = self.history(query["user_id"]) if "user_id" in query else None
+        vector, fallback = None, "none"
+        if kind == "item_to_item":
+            if not self.is_known(item_id):
+                return "NOT_FOUND", []
+            vector = self.items[item_id].vector if np.any(self.items[item_id].vector) else None
+        elif kind == "user_to_item":
+            vector = self.by_intent(self.tokens(history or []))
+        elif kind == "contextual":
+            if not self.is_known(item_id):
+                return "NOT_FOUND", []
+            before, at_hand = self.tokens(history or []), self.tokens([item_id])
+            vector = self.by_intent(before + at_hand)
+            fallback = "none" if before or not at_hand else "session_only"
+        else:
+            vector = self.by_intent(self.tokens(query["session_items"]))
+        excluded = {item_id, *query.get("exclude_item_ids", [])}
+        if query.get("exclude_seen", True):
+            excluded |= {*query.get("session_items", []), *(history or [])}
+        where = parse_filter(query.get("filters", {}), self.engines.bundle.manifest.schema_)
+        passing = {
+            each: item
+            for each, item in self.items.items()
+            if not item.deleted and each not in excluded and matches(where, item.cells)
+        }
+        if vector is None:
+            fallback = "popularity"
+            scores = {each: item.count / self.largest for each, item in passing.items()}
+        else:
+            unit = np.asarray(vector, np.float64)
+            unit = (unit / np.linalg.norm(unit)).astype(np.float32).astype(np.float64)
+            scores = {
+                each: float(item.vector.astype(np.float64) @ unit)
+                for each, item in passing.items()
+                if np.any(item.vector)
+            }
+        steps = {each: round(score * 10_000) for each, score in scores.items()}
+        order = sorted(steps, key=lambda each: (-steps[each], self.items[each].row))
+        return fallback, [(each, steps[each] / 10_000) for each in order[: query["top_k"]]]
+
+
+class Gateway(RuleBasedStateMachine):
+    """Does the same to both, and compares every answer."""
+
+    engines: Engines
+
+    @initialize()
+    def start(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.stack = AsyncExitStack()
+        self.directory = tempfile.TemporaryDirectory()
+        self.model = Model(self.engines)
+        self.num_events = 0
+        self.loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        bundle = self.engines.bundle
+        settings = AllSettings(
+            bundle=bundle.path, grpc_port=0, http_port=0, grace_s=0, state_dir=Path(self.directory.name), metrics=False
+        )
+        ports = await self.stack.enter_async_context(all_in_one(bundle, settings))
+        channel = await self.stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}"))
+        self.stub = RecommenderServiceStub(channel)
+
+    def teardown(self) -> None:
+        self.loop.run_until_complete(self.stack.aclose())
+        self.loop.close()
+        self.directory.cleanup()
+
+    def call(self, method: str, request: Any) -> Any:
+        async def one() -> Any:
+            return await getattr(self.stub, method)(request, timeout=30)
+
+        return self.loop.run_until_complete(one())
+
+    @rule(item_id=ITEM_IDS.filter(lambda each: each != "never"), metadata=METADATA, text=TEXTS | st.just(""))
+    def upsert(self, item_id: str, metadata: dict[str, Any], text: str) -> None:
+        request = recommender_pb2.UpsertItemsRequest()
+        item = request.items.add(item_id=item_id, text=text)
+        item.metadata.update(metadata)
+        (result,) = self.call("UpsertItems", request).results
+        assert result.status.code == 0
+        self.model.upsert(item_id, metadata, text)
+
+    @rule(item_id=ITEM_IDS)
+    def delete(self, item_id: str) -> None:
+        (result,) = self.call("DeleteItems", recommender_pb2.DeleteItemsRequest(item_ids=[item_id])).results
+        assert result.status.code == 0
+        if item_id in self.model.items:
+            self.model.items[item_id].deleted = True
+
+    @rule(user_id=USER_IDS, item_id=ITEM_IDS, minute=st.integers(-200, 200), is_repeat=st.booleans())
+    def record(self, user_id: str, item_id: str, minute: int, is_repeat: bool) -> None:
+        self.num_events += not (is_repeat and self.num_events)
+        event_id = str(self.num_events)
+        # Seconds of their own: an event in the same second as one of the bundle's is the same event.
+        time = toy_world.FIRST_EVENT + timedelta(days=30, minutes=minute, seconds=self.num_events % 60)
+        event = recommender_pb2.LiveInteraction(user_id=user_id, item_id=item_id, event_id=event_id)
+        event.time.FromDatetime(time)
+        request = recommender_pb2.RecordInteractionsRequest(interactions=[event])
+        assert self.call("RecordInteractions", request).statuses[0].status.code == 0
+        known = self.model.live.setdefault(user_id, [])
+        if event_id not in {each for _, _, each in known}:
+            known.append((event.time.ToMicroseconds(), item_id, event_id))
+
+    @rule(user_id=USER_IDS)
+    def forget(self, user_id: str) -> None:
+        answer = self.call("DeleteUser", recommender_pb2.DeleteUserRequest(user_id=user_id))
+        assert answer.erased_events == len(self.model.live.pop(user_id, []))
+        self.model.forgotten.add(user_id)
+
+    @rule(item_id=ITEM_IDS, options=OPTIONS)
+    def similar(self, item_id: str, options: dict[str, Any]) -> None:
+        self.compare({"query_type": "item_to_item", "item_id": item_id, **options})
+
+    @rule(user_id=USER_IDS, options=OPTIONS)
+    def for_a_person(self, user_id: str, options: dict[str, Any]) -> None:
+        self.compare({"query_type": "user_to_item", "user_id": user_id, **options})
+
+    @rule(user_id=USER_IDS, item_id=ITEM_IDS, options=OPTIONS)
+    def in_context(self, user_id: str, item_id: str, options: dict[str, Any]) -> None:
+        self.compare({"query_type": "contextual", "user_id": user_id, "item_id": item_id, **options})
+
+    @rule(session=st.lists(ITEM_IDS, min_size=1, max_size=5), user_id=st.none() | USER_IDS, options=OPTIONS)
+    def after_a_session(self, session: list[str], user_id: str | None, options: dict[str, Any]) -> None:
+        person = {} if user_id is None else {"user_id": user_id}
+        self.compare({"query_type": "sequential", "session_items": session, **person, **options})
+
+    def compare(self, query: dict[str, Any]) -> None:
+        fallback, expected = self.model.answer(query)
+        word = f"QUERY_TYPE_{query['query_type'].upper()}"
+        request = json_format.ParseDict(query | {"query_type": word}, recommender_pb2.RecommendRequest())
+        if fallback == "NOT_FOUND":
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                self.call("Recommend", request)
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND, query
+            return
+        answer = self.call("Recommend", request)
+        assert recommender_pb2.Fallback.Name(answer.fallback) == f"FALLBACK_{fallback.upper()}", query
+        assert [item.item_id for item in answer.items] == [each for each, _ in expected], query
+        assert [item.score for item in answer.items] == pytest.approx([score for _, score in expected], abs=1e-6)
+        assert answer.exhausted is (len(expected) < query["top_k"])
+
+
+def test_a_gateway_does_what_a_slow_model_of_the_contract_does(toy_text_bundle: Bundle) -> None:
+    bundle = toy_text_bundle
+    file = HistoryFile(bundle.file("histories.sqlite"))
+    ids = bundle.catalogue.item_ids
+    histories = {
+        user_id: [(time, ids[row]) for row, time in zip(*found, strict=True)]
+        for user_id in ("user-3", "user-40")
+        if (found := file.read(user_id))
+    }
+    file.close()
+    encoder = Encoder(bundle, EncoderSettings(bundle=bundle.path))
+    Gateway.engines = Engines(bundle, encoder, ItemSpace.from_weights(bundle.weights(), "output"), histories)
+    budget = settings()
+    few = settings(budget, max_examples=min(budget.max_examples, 100) if budget.max_examples != 150 else 12)
+    run_state_machine_as_test(Gateway, settings=settings(few, stateful_step_count=STEPS))
