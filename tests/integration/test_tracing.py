@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,8 +14,10 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from clozerec.v1 import recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from clozerec_cli.serving import gateway_server
 from clozerec_core.bundle import Bundle
 from clozerec_core.tracing import tracing
+from clozerec_gateway.settings import GatewaySettings
 from integration.conftest import TIMEOUT_S, running
 
 SECRET = "nobody-should-read-this-item"
@@ -87,22 +90,33 @@ async def test_a_request_is_one_trace_through_all_three_services(toy_bundle: Bun
     assert SECRET not in str(collector.spans)
 
 
-async def test_a_refusal_has_its_code_and_only_a_server_fault_marks_the_span(toy_bundle: Bundle) -> None:
+async def test_a_refusal_has_its_code_and_only_a_server_fault_marks_the_span(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    alone = GatewaySettings(
+        bundle=toy_bundle.path,
+        grpc_port=0,
+        http_port=0,
+        grace_s=0,
+        state_dir=tmp_path,
+        encoder_target="127.0.0.1:1",
+        retriever_target="127.0.0.1:1",
+    )
     async with collecting() as (collector, endpoint):
         async with (
             traced(endpoint),
-            running(toy_bundle, "all in one") as gateway,
-            grpc.aio.insecure_channel(gateway.target) as channel,
+            gateway_server(toy_bundle, alone) as ports,
+            grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel,
         ):
             stub = RecommenderServiceStub(channel)
             with pytest.raises(grpc.aio.AioRpcError):
                 await stub.Recommend(recommender_pb2.RecommendRequest(), timeout=TIMEOUT_S)
             with pytest.raises(grpc.aio.AioRpcError):
-                await stub.RecommendStream(iter([recommender_pb2.RecommendRequest()]), timeout=TIMEOUT_S).read()
+                await stub.GetItems(recommender_pb2.GetItemsRequest(item_ids=["a"]), timeout=TIMEOUT_S)
         spans = {span.name.rpartition("/")[2]: span for span in collector.spans}
     assert attributes(spans["Recommend"])["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert spans["Recommend"].status.code == trace_pb2.Status.STATUS_CODE_UNSET
-    assert spans["RecommendStream"].status.code == trace_pb2.Status.STATUS_CODE_ERROR
+    assert spans["GetItems"].status.code == trace_pb2.Status.STATUS_CODE_ERROR
 
 
 async def test_without_an_endpoint_the_callers_trace_is_passed_on_and_named_in_the_log(
