@@ -26,7 +26,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from clozerec.v1 import recommender_pb2
+from clozerec.v1 import encoder_pb2, recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from clozerec_cli.serving import all_in_one
 from clozerec_cli.settings import AllSettings
@@ -35,7 +35,9 @@ from clozerec_core.filters import parse_filter
 from clozerec_core.history_file import HistoryFile
 from clozerec_core.hybrid import ItemSpace
 from clozerec_core.predicate import matches
-from clozerec_encoder.encoder import ContentToken, Encoder, TokenSequence
+from clozerec_core.rpc_client import LocalStub
+from clozerec_encoder.bundles import LoadedBundles
+from clozerec_encoder.servicer import EncoderServicer
 from clozerec_encoder.settings import EncoderSettings
 
 STEPS = 50
@@ -71,15 +73,24 @@ class Engines:
     """What the model borrows: one bundle's text and sequence engine, and its space."""
 
     bundle: Bundle
-    encoder: Encoder
+    encoder: LocalStub
+    loop: asyncio.AbstractEventLoop
     space: ItemSpace
     histories: dict[str, list[tuple[int, str]]]
     contents: dict[str, Any] = field(default_factory=dict)
 
     def content(self, text: str) -> Any:
         if text not in self.contents:
-            self.contents[text] = self.encoder.encode_texts([text]).content[0]
+            request = encoder_pb2.EncodeTextsRequest(texts=[text])
+            answer = self.loop.run_until_complete(self.encoder.EncodeTexts(request))
+            self.contents[text] = np.array(answer.texts[0].content, np.float32)
         return self.contents[text]
+
+    def intent(self, tokens: list[encoder_pb2.Token]) -> Any:
+        """None where nothing can be read."""
+        request = encoder_pb2.EncodeSequencesRequest(sequences=[encoder_pb2.Sequence(tokens=tokens)])
+        answer = self.loop.run_until_complete(self.encoder.EncodeSequences(request))
+        return list(answer.sequences[0].intent) or None
 
 
 @dataclass
@@ -141,13 +152,13 @@ class Model:
         for item_id in item_ids:
             item = self.items.get(item_id)
             if item is not None and item.is_bundled:
-                tokens.append(item_id)
+                tokens.append(encoder_pb2.Token(item_id=item_id))
             elif item is not None and not item.deleted and item.content is not None:
-                tokens.append(ContentToken(item.content))
+                tokens.append(encoder_pb2.Token(content=encoder_pb2.ContentVector(values=item.content)))
         return tokens
 
     def by_intent(self, tokens: list[Any]) -> Any:
-        return self.engines.encoder.encode_sequences([TokenSequence(tokens)])[0].intent if tokens else None
+        return self.engines.intent(tokens) if tokens else None
 
     def answer(self, query: dict[str, Any]) -> tuple[str, list[tuple[str, float]]]:
         """Fallback (or NOT_FOUND), and items with scores in their order."""
@@ -306,8 +317,14 @@ def test_a_gateway_does_what_a_slow_model_of_the_contract_does(toy_text_bundle: 
         if (found := file.read(user_id))
     }
     file.close()
-    encoder = Encoder(bundle, EncoderSettings(bundle=bundle.path))
-    Gateway.engines = Engines(bundle, encoder, ItemSpace.from_weights(bundle.weights(), "output"), histories)
+    loop = asyncio.new_event_loop()
+    servicer = EncoderServicer(LoadedBundles(bundle, EncoderSettings(bundle=bundle.path)))
+    space = ItemSpace.from_weights(bundle.weights(), "output")
+    Gateway.engines = Engines(bundle, LocalStub(servicer), loop, space, histories)
     budget = settings()
     few = settings(budget, max_examples=min(budget.max_examples, 100) if budget.max_examples != 150 else 12)
-    run_state_machine_as_test(Gateway, settings=settings(few, stateful_step_count=STEPS))
+    try:
+        run_state_machine_as_test(Gateway, settings=settings(few, stateful_step_count=STEPS))
+    finally:
+        servicer.close()
+        loop.close()
