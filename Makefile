@@ -88,7 +88,7 @@ test-faults: setup  ## Break real processes under load: make test-faults REPEAT=
 bench-load: setup  ## The soak: make bench-load MINUTES=30
 	cd tests && ../$(BIN)/python -m faults --soak $(MINUTES)
 
-audit: setup     ## Known vulnerabilities of the installed versions (asks pypi.org)
+audit: setup     ## Known vulnerabilities of the installed versions (asks the advisory database)
 	$(call tool,pip-audit)
 	$(TOOLS)/pip-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
