@@ -7,6 +7,7 @@ PUBLIC := protos/clozerec/v1/filter.proto protos/clozerec/v1/recommender.proto
 TOOLS  ?= .venv-tools
 REPEAT ?= 1
 MINUTES ?= 30
+REQUESTS ?= 1000000
 SITE    = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # Tools with dependencies of their own live apart from ours.
@@ -85,8 +86,10 @@ manifests: setup  ## Every combination of the manifests: build, schema, our own 
 test-faults: setup  ## Break real processes under load: make test-faults REPEAT=20
 	cd tests && ../$(BIN)/python -m faults --repeat $(REPEAT)
 
-bench-load: setup  ## The soak: make bench-load MINUTES=30
+bench-load: setup  ## The soak, a fuzzer, the price of TLS and the like: make bench-load MINUTES=30 REQUESTS=1000000
 	cd tests && ../$(BIN)/python -m faults --soak $(MINUTES)
+	cd tests && ../$(BIN)/python -m faults --fuzz $(REQUESTS)
+	cd tests && ../$(BIN)/python -m faults --overhead
 
 audit: setup     ## Known vulnerabilities of the installed versions (asks the advisory database)
 	$(call tool,pip-audit)

@@ -35,7 +35,7 @@ PARTS: dict[str, tuple[type[ServerSettings], str]] = {
     "encoder": (EncoderSettings, ENCODER_SERVICE),
     "retriever": (RetrieverSettings, RETRIEVER_SERVICE),
 }
-SECRETS_TO_MAKE = {"clozerec-redis", "clozerec-tokens", "clozerec-inner-token"}
+SECRETS_TO_MAKE = {"clozerec-redis", "clozerec-page-key", "clozerec-tokens", "clozerec-inner-token"}
 """By hand, as docs/security.md and the components say."""
 VOLUMES_TO_MAKE = {"training-data"}
 

@@ -1,7 +1,7 @@
 """Break things and write down what happened.
 
     python -m faults [--repeat N] [--bundle DIR] [--write] [ROW ...]      every row by default
-    python -m faults --soak MINUTES
+    python -m faults --soak MINUTES | --fuzz REQUESTS | --overhead
 
 Needs root for the rows that drop packets or fill a disk; they are skipped, with the reason, where that is missing.
 `--write` puts the table into docs/reliability.md.
@@ -19,7 +19,8 @@ import time
 import traceback
 from pathlib import Path
 
-from faults.rows import ROWS, Place, soak
+from faults.fuzz import fuzz
+from faults.rows import ROWS, Place, overhead, soak
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden" / "v1" / "bundle"
@@ -36,11 +37,19 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, default=GOLDEN)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--soak", type=float, metavar="MINUTES")
+    parser.add_argument("--fuzz", type=int, metavar="REQUESTS")
+    parser.add_argument("--overhead", action="store_true", help="TLS, tokens, metrics and tracing, against none")
     given = parser.parse_args()
     if unknown := set(given.rows) - set(ROWS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     if given.soak is not None:
         print(asyncio.run(_in_scratch(lambda place: soak(place, given.soak), given.bundle)))
+        return 0
+    if given.overhead:
+        print(asyncio.run(_in_scratch(overhead, given.bundle)))
+        return 0
+    if given.fuzz is not None:
+        print(asyncio.run(_in_scratch(lambda place: fuzz(place, given.fuzz), given.bundle)))
         return 0
     lines, failed = [], False
     for name in given.rows or ROWS:

@@ -7,8 +7,10 @@ that nothing has to be trained.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import contextmanager
@@ -16,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import trustme
 
 from clozerec.v1 import recommender_pb2, retriever_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from clozerec.v1.retriever_pb2_grpc import RetrieverServiceStub
+from clozerec_core.access import new_token
 from clozerec_core.bundle import Bundle
 from faults.stack import DEADLINE_S, Outcome, ServiceProcess, Stack, during, stack
 
@@ -414,3 +418,43 @@ async def soak(place: Place, minutes: float) -> str:
         f"resident memory {growth:+.1%} at most, descriptors {opened:+d} at most, "
         f"p99 of the last sixth {ratio:.2f} times the first ({parts[-1]})"
     )
+
+
+async def overhead(place: Place) -> str:
+    """One caller through three processes: TLS on every hop, tokens, metrics and tracing on, against all of them off."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(place.scratch / "ca.pem"))
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    issued.private_key_pem.write_to_path(str(place.scratch / "key.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(place.scratch / "cert.pem"))
+    (place.scratch / "inner").write_text("an-inner-token-of-some-length\n")
+    token, entry = new_token("bench", "read")
+    (place.scratch / "tokens.json").write_text(json.dumps({"tokens": [entry]}))
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        on = {
+            "CLOZEREC_TLS_CERT_PATH": str(place.scratch / "cert.pem"),
+            "CLOZEREC_TLS_KEY_PATH": str(place.scratch / "key.pem"),
+            "CLOZEREC_INNER_CA_PATH": str(place.scratch / "ca.pem"),
+            "CLOZEREC_INNER_TOKEN_PATH": str(place.scratch / "inner"),
+            "CLOZEREC_TOKENS_PATH": str(place.scratch / "tokens.json"),
+            # Spans are made and queued; nobody takes them, as when a collector is down.
+            "CLOZEREC_OTLP_ENDPOINT": f"http://127.0.0.1:{nobody.getsockname()[1]}",
+        }
+        off = {"CLOZEREC_METRICS": "false"}
+        credentials = grpc.ssl_channel_credentials((place.scratch / "ca.pem").read_bytes())
+        async with (
+            stack(place.bundle, place.scratch / "off", place.questions(), **off) as without,
+            stack(
+                place.bundle, place.scratch / "on", place.questions(), caller=(credentials, token), **on
+            ) as with_everything,
+        ):
+            outcomes = Outcome(), Outcome()
+            for outcome in (Outcome(), Outcome()), outcomes:  # the first to warm up; in turn, so that noise meets both
+                for number in range(1500):
+                    await without.asker.ask(number, outcome[0])
+                    await with_everything.asker.ask(number, outcome[1])
+    for outcome in outcomes:
+        check(outcome, errors=0, fallbacks=False)
+    ratio = outcomes[1].percentile_ms(50) / outcomes[0].percentile_ms(50)
+    return f"all off: {outcomes[0]}; all on: {outcomes[1]}; p50 ratio {ratio:.2f} (promised: 1.25)"

@@ -24,6 +24,8 @@ import numpy as np
 from clozerec.v1 import recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
+Caller = tuple[grpc.ChannelCredentials, str]
+
 START_TIMEOUT_S = 60.0
 DEADLINE_S = 2.0
 HANG_S = DEADLINE_S + 1.0
@@ -224,8 +226,16 @@ class Outcome:
 class Asker:
     """Asks a gateway questions whose right answers it learned while all was well."""
 
-    def __init__(self, target: str, questions: Sequence[recommender_pb2.RecommendRequest]) -> None:
-        self._channel = grpc.aio.insecure_channel(target, (("grpc.use_local_subchannel_pool", 1),))
+    def __init__(
+        self, target: str, questions: Sequence[recommender_pb2.RecommendRequest], caller: Caller | None = None
+    ) -> None:
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        if caller is None:
+            self._channel = grpc.aio.insecure_channel(target, options)
+            self._metadata: tuple[tuple[str, str], ...] = ()
+        else:
+            self._channel = grpc.aio.secure_channel(target, caller[0], options)
+            self._metadata = (("authorization", f"Bearer {caller[1]}"),)
         self._stub = RecommenderServiceStub(self._channel)
         self._questions = questions
         self._right: list[tuple[str, ...]] = []
@@ -235,7 +245,9 @@ class Asker:
 
     async def learn(self) -> None:
         """Take the present answers as right."""
-        answers = [await self._stub.Recommend(question, timeout=10) for question in self._questions]
+        answers = [
+            await self._stub.Recommend(question, timeout=10, metadata=self._metadata) for question in self._questions
+        ]
         assert all(answer.items for answer in answers)
         self._right = [_ids(answer) for answer in answers]
 
@@ -244,7 +256,7 @@ class Asker:
         index = number % len(self._questions)
         began = time.monotonic()
         try:
-            answer = await self._stub.Recommend(self._questions[index], timeout=DEADLINE_S)
+            answer = await self._stub.Recommend(self._questions[index], timeout=DEADLINE_S, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             outcome.codes[error.code().name] += 1
         else:
@@ -324,6 +336,7 @@ async def stack(
     questions: Sequence[recommender_pb2.RecommendRequest],
     num_encoders: int = 1,
     by_wire: bool = False,
+    caller: Caller | None = None,
     **variables: str,
 ) -> AsyncIterator[Stack]:
     """A running stack.
@@ -333,6 +346,7 @@ async def stack(
         scratch: for state.
         questions: asked in turn.
         num_encoders: replicas, which the gateway spreads its calls over.
+        caller: TLS credentials and token of who asks; None asks in the clear.
         by_wire: the gateway's calls pass through proxies that can be cut.
         variables: environment of every process.
     """
@@ -369,7 +383,7 @@ async def stack(
                 **state("gateway"),
             )
         )
-        asker = Asker(gateway.target, questions)
+        asker = Asker(gateway.target, questions, caller)
         running.push_async_callback(asker.close)
         await asker.learn()
         yield Stack(encoders, retriever, gateway, *wires, asker, scratch)

@@ -1,0 +1,189 @@
+"""Requests that are valid, nearly valid, or no requests at all, over gRPC and HTTP.
+
+What must hold: no INTERNAL or UNKNOWN, no inner text in an error, the service lives and answers as before, and its
+memory does not grow by more than 2% once it has warmed up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from collections import Counter
+
+import aiohttp
+import grpc
+from google.protobuf import json_format
+
+from clozerec.v1 import recommender_pb2
+from clozerec_core.bundle import Bundle
+from faults.rows import Place
+from faults.stack import ServiceProcess
+
+IN_FLIGHT = 16
+TIMEOUT_S = 10.0
+INNER_TEXT = re.compile(r"Traceback|File \"|\.py\b|Exception|0x[0-9a-f]{6}|/usr/|/tmp/|site-packages")
+METHODS = ("Recommend", "GetItems", "GetServiceInfo", "RecordInteractions", "UpsertItems", "DeleteItems", "DeleteUser")
+PATHS = ("recommend", "interactions", "items:upsert", "items:delete", "items:get", "users:delete", "nowhere")
+TEXTS = (
+    "",
+    "a",
+    "\u0000",
+    "\ud7ff",
+    "😀" * 70,
+    "x" * 257,
+    "x" * 9000,
+    "NaN",
+    "meta.title",
+    "'; DROP TABLE",
+    "../../etc",
+)
+NUMBERS = (0, 1, -1, 10, 1000, 1001, 2**31, 2**32 - 1, 2**53 + 1, 1e308, float("nan"), float("inf"), 0.5)
+
+
+class Fuzzer:
+    """One seed's stream of requests."""
+
+    def __init__(self, seed: int, item_ids: list[str]) -> None:
+        self._random = random.Random(seed)
+        self._item_ids = item_ids
+
+    def document(self) -> dict[str, object]:
+        """A JSON request, near the schema."""
+        pick = self._random
+        fields: dict[str, object] = {
+            "query_type": pick.choice(("item_to_item", "user_to_item", "contextual", "sequential"))
+        }
+        if pick.random() < 0.05:
+            fields["query_type"] = self._value(2)
+        for name, value in (
+            ("user_id", self._text()),
+            ("item_id", self._text()),
+            ("item_text", self._text()),
+            ("session_items", [self._text() for _ in range(pick.choice((0, 1, 3, 60)))]),
+            ("filters", self._filter(pick.choice((0, 1, 3, 12)))),
+            ("top_k", pick.choice((0, 1, 10, 1000, 1001, -1, 2**33, "5", None))),
+            ("exclude_item_ids", [self._text() for _ in range(pick.choice((0, 2)))]),
+            ("mask_index", pick.choice(NUMBERS)),
+            ("metadata_fields", [self._text()]),
+            ("page_token", self._text()),
+            ("bundle_id", self._text()),
+            (pick.choice(("topk", "userId", "filters.meta", "\u0000")), self._value(3)),
+        ):
+            if pick.random() < 0.25:
+                fields[name] = value
+        return fields
+
+    def message(self) -> bytes:
+        """Protobuf of such a request where it can be one, mutated now and then."""
+        document = self.document()
+        document["query_type"] = self._random.randrange(-1, 7)
+        message = recommender_pb2.RecommendRequest()
+        for name, value in document.items():
+            try:
+                json_format.ParseDict({name: value}, message)
+            except (json_format.ParseError, ValueError, TypeError, AttributeError, RecursionError):
+                continue
+        raw = bytearray(message.SerializeToString())
+        for _ in range(self._random.choice((0, 0, 1, 8))):
+            if raw:
+                raw[self._random.randrange(len(raw))] = self._random.randrange(256)
+        return bytes(raw)
+
+    def bytes(self) -> bytes:
+        """Anything."""
+        return self._random.randbytes(self._random.choice((0, 1, 7, 64, 4096)))
+
+    def choose(self, options: tuple[str, ...]) -> str:
+        """One of them; the first half of the time."""
+        return options[0] if self._random.random() < 0.5 else self._random.choice(options)
+
+    def chance(self, share: float) -> bool:
+        """True this often."""
+        return self._random.random() < share
+
+    def _text(self) -> str:
+        return self._random.choice(self._item_ids) if self._random.random() < 0.5 else self._random.choice(TEXTS)
+
+    def _value(self, depth: int) -> object:
+        pick = self._random
+        kind = pick.randrange(7 if depth else 5)
+        if kind == 5:
+            return [self._value(depth - 1) for _ in range(pick.randrange(4))]
+        if kind == 6:
+            return {self._text(): self._value(depth - 1) for _ in range(pick.randrange(4))}
+        return (None, True, pick.choice(NUMBERS), self._text(), "2026-01-01T00:00:00Z")[kind]
+
+    def _filter(self, depth: int) -> object:
+        pick = self._random
+        column = pick.choice(("meta.title", "meta.year", "meta.genres", "meta.in_stock", "meta.nothing", "title", ""))
+        if depth and pick.random() < 0.7:
+            inner = self._filter(depth - 1)
+            return pick.choice(({"$and": [inner, inner]}, {"$or": [inner]}, {"$not": inner}, {"$or": inner}))
+        operator = pick.choice(("$eq", "$ne", "$in", "$nin", "$gt", "$gte", "$lt", "$lte", "$exists", "$all", "$x"))
+        return {column: {operator: self._value(2)} if pick.random() < 0.7 else self._value(2)}
+
+
+async def fuzz(place: Place, num_requests: int, seed: int = 0) -> str:
+    """Send them and say what came back.
+
+    Raises:
+        AssertionError: something that must hold did not.
+    """
+    item_ids = list(Bundle.open(place.bundle).catalogue.item_ids)
+    state = str(place.scratch / "state")
+    service = ServiceProcess("all", "--bundle", str(place.bundle), CLOZEREC_STATE_DIR=state)
+    await service.start()
+    codes: Counter[str] = Counter()
+    faults: list[str] = []
+    try:
+        async with (
+            grpc.aio.insecure_channel(service.target) as channel,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT_S)) as session,
+        ):
+
+            async def over_grpc(fuzzer: Fuzzer) -> None:
+                raw = fuzzer.bytes() if fuzzer.chance(0.2) else fuzzer.message()
+                method = channel.unary_unary(f"/clozerec.v1.RecommenderService/{fuzzer.choose(METHODS)}")
+                try:
+                    await method(raw, timeout=TIMEOUT_S)
+                    codes["OK"] += 1
+                except grpc.aio.AioRpcError as error:
+                    codes[error.code().name] += 1
+                    _judge(error.code().name, error.details() or "", raw, faults)
+
+            async def over_http(fuzzer: Fuzzer) -> None:
+                body = fuzzer.bytes() if fuzzer.chance(0.2) else json.dumps(fuzzer.document()).encode()
+                url = f"http://127.0.0.1:{service.http_port}/v1/{fuzzer.choose(PATHS)}"
+                async with session.post(url, data=body) as response:
+                    text = await response.text()
+                    codes[f"HTTP {response.status}"] += 1
+                    if response.status != 200:
+                        _judge(str(response.status), json.loads(text)["error"]["message"], body, faults)
+
+            async def some(worker: int, how_many: int) -> None:
+                fuzzer = Fuzzer(seed * 1000 + worker, item_ids)
+                for number in range(how_many):
+                    await (over_grpc if number % 2 else over_http)(fuzzer)
+
+            async def many(total: int, first: int) -> None:
+                await asyncio.gather(*(some(first + worker, total // IN_FLIGHT) for worker in range(IN_FLIGHT)))
+
+            await many(min(20_000, num_requests // 5), 0)
+            before_mb = service.memory_mb()
+            await many(num_requests, 100)
+            growth = service.memory_mb() / before_mb - 1
+    finally:
+        await service.stop()
+    assert not faults, f"{len(faults)} faults: {faults[:3]}"
+    assert growth <= 0.02, f"memory grew by {growth:.1%} from {before_mb:.0f} MB"
+    unexpected = [event for event in service.events if event["event"] in ("unexpected_error", "library_said")]
+    assert not unexpected, unexpected[:3]
+    seen = ", ".join(f"{code} {count}" for code, count in sorted(codes.items()))
+    return f"{sum(codes.values())} requests: {seen}; no INTERNAL, no UNKNOWN, no inner text; memory {growth:+.1%}"
+
+
+def _judge(code: str, message: str, raw: bytes, faults: list[str]) -> None:
+    if code in ("INTERNAL", "UNKNOWN", "500", "UNAVAILABLE", "503") or INNER_TEXT.search(message):
+        faults.append(f"{code}: {message[:200]} for {raw[:300]!r}")
