@@ -90,7 +90,8 @@ def queries(bundle: Bundle) -> list[recommender_pb2.RecommendRequest]:
     rng = random.Random(1)
     ids = list(bundle.catalogue.item_ids)
     users = [str(n) for n in range(1, 2_000)]
-    genres = [cell[0] for cell in bundle.catalogue.columns.get("genres", []) if cell]
+    cells = (bundle.catalogue.cells(row).get("genres") for row in range(len(ids)))
+    genres = [cell[0] for cell in cells if isinstance(cell, tuple) and cell]
     histories = HistoryFile(bundle.file("histories.sqlite"))
     users = [user for user in users if histories.read(user)]
     made = []
