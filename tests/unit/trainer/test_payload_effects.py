@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ import toy_world
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import UsageError
+from clozerec_trainer import search_index
 from clozerec_trainer.payload import Payload
 
 Build = Callable[..., Bundle]
@@ -48,7 +50,7 @@ SHOWN_KEYS = {
     "event_weights", "metadata_columns", "list_columns", "display_name", "max_sequence_length", "hidden_size",
     "model_depth", "content_dims", "behaviour_dropout", "validate_every", "device", "refit", "text_model",
     "top_k_results", "exclude_seen", "split", "validation_start", "test_start", "judged_events", "baselines",
-    "patience", "checkpoint_seconds", "start_from",
+    "patience", "checkpoint_seconds", "start_from", "index_quantisation",
 }  # fmt: skip
 """Keys with a test of their own, here, in test_data.py, test_splits.py, test_checkpoint.py or test_train.py."""
 
@@ -179,6 +181,16 @@ def test_text_keys_change_the_content_and_how_it_is_used(quick_bundle: Build) ->
     assert fewer.weights()["items.output.projection"].shape == (8, 3)
     undropped = quick_bundle(metadata_columns=["title"], behaviour_dropout=0.0)
     assert not np.array_equal(titles.weights()["items.output.bias"], undropped.weights()["items.output.bias"])
+
+
+@pytest.mark.parametrize(("quantisation", "kind"), [("none", "IndexHNSWFlat"), ("sq8", "IndexHNSWSQ")])
+def test_the_graph_of_a_large_catalogue_holds_what_was_asked_for(
+    quick_bundle: Build, monkeypatch: pytest.MonkeyPatch, quantisation: str, kind: str
+) -> None:
+    for name, small in {"GRAPH_FROM": 1, "NUM_QUERIES": 5, "ROWS_A_CELL": 13}.items():
+        monkeypatch.setattr(search_index, name, small)
+    bundle = quick_bundle(index_quantisation=quantisation)
+    assert type(faiss.read_index(str(bundle.file("index.faiss")))).__name__ == kind
 
 
 def test_a_text_model_without_safe_weights_is_refused(quick_bundle: Build, tmp_path: Path) -> None:
