@@ -13,7 +13,6 @@
     ├── Unauthenticated           UNAUTHENTICATED
     ├── PermissionDenied          PERMISSION_DENIED
     ├── DeadlineExceeded          DEADLINE_EXCEEDED
-    ├── NotImplementedYet         UNIMPLEMENTED
     ├── BadBundle                 FAILED_PRECONDITION   a file of the bundle is missing, damaged or too new
     ├── BadJournal                UNAVAILABLE           the file of live changes is damaged, or its disk fails
     ├── UsageError                INVALID_ARGUMENT      the command line: payload, data, paths (exit code 2)
@@ -163,16 +162,6 @@ class DeadlineExceeded(ClozerecError):
 
     status = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
-
-
-class NotImplementedYet(ClozerecError):
-    """Part of the API that this version does not answer."""
-
-    status = grpc.StatusCode.UNIMPLEMENTED
-    reason = "UNIMPLEMENTED"
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is not implemented in this version")
 
 
 class BadBundle(ClozerecError):
