@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from clozerec_cli.settings import EVERY_KIND, AllSettings
 from clozerec_core import metrics
 from clozerec_core.access import Gate
+from clozerec_core.admission import Admission
 from clozerec_core.bundle import Bundle
 from clozerec_core.bundle_watch import BundleWatch, WatchSettings
 from clozerec_core.bundle_watch import Part as FollowingPart
@@ -211,12 +212,13 @@ async def _gateway(
     )
     async with assembled(bundle, settings, encoder_stub, retriever_stub) as (answering, bundles):
         servicer = WatchedServicer(answering, QualityWatch(), open_split(settings))
-        front = HttpFront(servicer, settings, gate)
+        admission = Admission(settings.max_in_flight)
+        front = HttpFront(servicer, settings, gate, admission)
         http_port = await front.start()
         try:
             part = Part.ALL if inner else Part.GATEWAY
             async with (
-                _listening([servicer.service()], settings, gate) as grpc_port,
+                _listening([servicer.service()], settings, gate, admission) as grpc_port,
                 _following(part, _Together(*inner, bundles), bundle, settings),
             ):
                 front.ready(http_port)
@@ -230,8 +232,10 @@ async def _gateway(
 
 
 @asynccontextmanager
-async def _listening(services: Sequence[Service], settings: ServerSettings, gate: Gate) -> AsyncIterator[int]:
-    server = GrpcServer(services, settings, gate)
+async def _listening(
+    services: Sequence[Service], settings: ServerSettings, gate: Gate, admission: Admission | None = None
+) -> AsyncIterator[int]:
+    server = GrpcServer(services, settings, gate, admission)
     port = await server.start()
     await server.ready(port)
     try:

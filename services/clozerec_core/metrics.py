@@ -55,10 +55,24 @@ CALLS_IN_FLIGHT = Gauge(
     ("grpc_service",),
     registry=REGISTRY,
 )
+CALLS_SHED = Counter(
+    "clozerec_server_calls_shed_total",
+    "Calls refused at the door: as many under way as the server takes (full), or no time left for their turn (late). "
+    "They are in no grpc_server metric.",
+    ("reason",),
+    registry=REGISTRY,
+)
 BUNDLE_INFO = Gauge(
     "clozerec_server_bundle_info",
     "1 for each bundle that a part has loaded and answers from.",
     ("part", "bundle_id"),
+    registry=REGISTRY,
+)
+
+PENDING_WORK = Gauge(
+    "clozerec_server_pending_work",
+    "Pieces of work that wait for a thread or are done on one, by whose threads they are.",
+    ("workers",),
     registry=REGISTRY,
 )
 
@@ -136,6 +150,25 @@ GATEWAY_HTTP_SECONDS = Histogram(
     registry=REGISTRY,
 )
 
+GATEWAY_STAGE_SECONDS = Histogram(
+    "clozerec_gateway_stage_seconds",
+    "Time of the stages of an answer: history, sequence, encode, retrieve, explain.",
+    ("stage",),
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
+GATEWAY_HISTORY_READS = Counter(
+    "clozerec_gateway_history_reads_total",
+    "Reads of people's histories, those of the bundle and the live events since, by whether the cache knew them: hit "
+    "or miss.",
+    ("store", "cache"),
+    registry=REGISTRY,
+)
+GATEWAY_LIVE_EVENTS = Gauge(
+    "clozerec_gateway_live_events",
+    "Live events that this gateway keeps in its own file; none where Redis keeps them.",
+    registry=REGISTRY,
+)
 GATEWAY_FALLBACKS = Counter(
     "clozerec_gateway_fallbacks_total",
     "Answers that fell back, by what they fell back on and what was missing (person: nothing is known of whom or what "
@@ -163,6 +196,17 @@ RETRIEVER_PASS_SHARE = Histogram(
     "clozerec_retriever_pass_ratio",
     "Share of the catalogue that passes a search's filter.",
     buckets=(0.0001, 0.001, 0.01, 0.1, 0.25, 0.5, 0.9, 1.0),
+    registry=REGISTRY,
+)
+RETRIEVER_ITEMS = Gauge(
+    "clozerec_retriever_items",
+    "Items of the current bundle that can be found: its own (bundle) and those added since (day_zero).",
+    ("origin",),
+    registry=REGISTRY,
+)
+RETRIEVER_WAITING_CHANGES = Gauge(
+    "clozerec_retriever_waiting_changes",
+    "Upserts and deletions that wait for the disk.",
     registry=REGISTRY,
 )
 RETRIEVER_CHANGES = Counter(

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import Field, model_validator
 
 from clozerec_core.access import Gate
+from clozerec_core.admission import Admission, AdmissionInterceptor
 from clozerec_core.errors import UsageError
 from clozerec_core.rpc_interceptor import ErrorInterceptor
 from clozerec_core.rpc_metrics import MetricsInterceptor
@@ -108,12 +109,19 @@ class Service:
 class GrpcServer:
     """A grpc.aio server with error mapping, health for each service name, and reflection."""
 
-    def __init__(self, services: Sequence[Service], settings: ServerSettings, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        services: Sequence[Service],
+        settings: ServerSettings,
+        gate: Gate | None = None,
+        admission: Admission | None = None,
+    ) -> None:
         """
         Args:
             services: what it hosts.
             settings: of the process.
             gate: who may call; None lets everybody in.
+            admission: how many calls at once; None leaves that to the queues behind.
         """
         self._settings = settings
         gate = gate or Gate()
@@ -130,6 +138,7 @@ class GrpcServer:
         )
         # Outermost first.
         interceptors = (
+            *((AdmissionInterceptor(admission, settings.default_timeout_s),) if admission is not None else ()),
             *((MetricsInterceptor(),) if settings.metrics else ()),
             ErrorInterceptor(settings.default_timeout_s, gate),
         )

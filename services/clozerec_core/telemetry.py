@@ -25,6 +25,7 @@ OPEN_TO_EVERYBODY = "open_to_everybody"
 FILE_RELOADED = "file_reloaded"
 FILE_REFUSED = "file_refused"
 REQUEST_FAILED = "request_failed"
+CALLS_SHED = "calls_shed"
 LIBRARY_SAID = "library_said"
 UNEXPECTED_ERROR = "unexpected_error"
 

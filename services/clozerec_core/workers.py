@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from clozerec_core import metrics
 from clozerec_core.errors import Overloaded
 from clozerec_core.request_context import check_time_left
 
@@ -32,6 +33,7 @@ class Workers:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix=name, initializer=on_start)
         self._max_pending = num_threads + max_waiting
         self._num_pending = 0
+        self._pending = metrics.PENDING_WORK.labels(name)
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of `work`, done on a thread.
@@ -49,6 +51,7 @@ class Workers:
             return work()
 
         self._num_pending += 1
+        self._pending.inc()
         future = asyncio.get_running_loop().run_in_executor(
             self._threads, contextvars.copy_context().run, unless_expired
         )
@@ -58,6 +61,7 @@ class Workers:
 
     def _done(self, _: asyncio.Future[T]) -> None:
         self._num_pending -= 1
+        self._pending.dec()
 
     def close(self) -> None:
         """Let work under way finish, and end the threads."""

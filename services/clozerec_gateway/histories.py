@@ -13,6 +13,7 @@ from heapq import merge
 
 from cachetools import LRUCache
 
+from clozerec_core import metrics
 from clozerec_core.bundle import HISTORIES, Bundle
 from clozerec_core.history_file import HistoryFile
 from clozerec_core.request_context import current_request
@@ -31,6 +32,8 @@ CACHED_EVENTS = 1_000_000
 BundleHistory = tuple[Sequence[str], Sequence[int]]
 """Item ids, oldest first, and the times of their events in microseconds."""
 
+_HITS, _MISSES = (metrics.GATEWAY_HISTORY_READS.labels("bundle", cache) for cache in ("hit", "miss"))
+
 
 class BundleHistories:
     """The histories of one bundle, read off the event loop; they never change."""
@@ -46,10 +49,12 @@ class BundleHistories:
     async def read(self, user_id: str) -> BundleHistory | None:
         """A person's history; None for an unknown one."""
         try:
-            return self._cache[user_id]
+            history = self._cache[user_id]
+            _HITS.inc()
         except KeyError:
+            _MISSES.inc()
             history = self._cache[user_id] = await self._worker.run(lambda: self._read(user_id))
-            return history
+        return history
 
     def close(self) -> None:
         """Close the file."""

@@ -21,6 +21,7 @@ from google.rpc import status_pb2
 from clozerec.v1 import recommender_pb2
 from clozerec_core import metrics
 from clozerec_core.access import Gate, Identity, audit
+from clozerec_core.admission import Admission
 from clozerec_core.errors import BadRequest, UsageError
 from clozerec_core.request_context import REQUEST_ID_KEY, handling
 from clozerec_core.rpc import MAX_REQUEST_BYTES
@@ -99,10 +100,18 @@ log = get_logger("http")
 class HttpFront:
     """Listens for JSON; ready when the gateway is."""
 
-    def __init__(self, servicer: RecommenderServicer | WatchedServicer, settings: GatewaySettings, gate: Gate) -> None:
+    def __init__(
+        self,
+        servicer: RecommenderServicer | WatchedServicer,
+        settings: GatewaySettings,
+        gate: Gate,
+        admission: Admission,
+    ) -> None:
         tls = settings.tls()
         self._ssl_context = http_context(tls) if tls is not None else None
         self._gate = gate
+        self._admission = admission
+        self._shed = _dumped(_error_document(admission.status))
         self._servicer = servicer
         self._settings = settings
         self._is_ready = False
@@ -162,7 +171,12 @@ class HttpFront:
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(http_request: web.Request) -> web.Response:
-            return await self._answer(http_request, route.method, lambda: self._read(http_request, route))
+            if not self._admission.enter(self._settings.default_timeout_s):
+                return web.Response(body=self._shed, status=429, content_type="application/json", charset="utf-8")
+            try:
+                return await self._answer(http_request, route.method, lambda: self._read(http_request, route))
+            finally:
+                self._admission.leave()
 
         return handle
 

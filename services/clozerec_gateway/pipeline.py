@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import grpc
@@ -30,10 +30,11 @@ from clozerec_gateway.histories import Histories
 from clozerec_gateway.kept_catalogue import KeptCatalogue
 from clozerec_gateway.live_items import LiveItems
 from clozerec_gateway.paging import Page, PageTokens, Ranked
-from clozerec_gateway.query import Fallback, Found, Query, QueryType, Recommendation, Source, mask_index_fault
+from clozerec_gateway.query import Fallback, Found, Query, QueryType, Reason, Recommendation, Source, mask_index_fault
 from clozerec_gateway.reasoning import Explainer
 from clozerec_gateway.sequences import NOTHING, SequenceReader, TokenSequence, item_id_of
 from clozerec_gateway.shaping import diversified, next_page
+from clozerec_gateway.stages import Stage, timed
 
 MAX_TRIES_SIMILAR = 3
 """Items of a sequence that are tried, nearest first, when the encoder is gone: one may have been deleted."""
@@ -90,13 +91,20 @@ class Pipeline:
             BadRequest, NoTextEngine, UnknownItem: see the RPC.
             DependencyGone, HistoryStoreGone: what the answer needs is gone, and nothing can stand in for it.
         """
-        person = await self._person(query)
+        with timed(Stage.HISTORY):
+            person = await self._person(query)
         selection = self._selection(query, person, page)
         sequence = NOTHING
         if page is None or query.explain:
-            sequence = await self._sequence(query, person)
-        ranked = page.ranked if page is not None else await self._ranked(query, person, sequence)
-        ranked, found = await self._retrieve(query, ranked, sequence, selection)
+            with timed(Stage.SEQUENCE):
+                sequence = await self._sequence(query, person)
+        if page is not None:
+            ranked = page.ranked
+        else:
+            with timed(Stage.ENCODE):
+                ranked = await self._ranked(query, person, sequence)
+        with timed(Stage.RETRIEVE):
+            ranked, found = await self._retrieve(query, ranked, sequence, selection)
         if person.is_lost and ranked.fallback is Fallback.NONE:
             ranked = replace(ranked, fallback=Fallback.DEGRADED, missing="histories")
         if ranked.fallback is not Fallback.NONE:
@@ -107,6 +115,10 @@ class Pipeline:
         else:
             returned = None
         next_ = next_page(ranked, found, top_k, returned)
+        reasons: Mapping[str, Sequence[Reason]] = {}
+        if query.explain:
+            with timed(Stage.EXPLAIN):
+                reasons = await self._explainer.reasons(query, ranked, sequence, found)
         return Recommendation(
             recommendation_id=uuid.uuid4().hex,
             query_type=query.query_type,
@@ -116,7 +128,7 @@ class Pipeline:
             fallback=ranked.fallback,
             unknown_item_ids=ranked.unknown_item_ids,
             text_truncated=ranked.text_truncated,
-            reasons=await self._explainer.reasons(query, ranked, sequence, found) if query.explain else {},
+            reasons=reasons,
             next_page_token="" if next_ is None else self._tokens.write(next_, query.fingerprint),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -61,22 +61,35 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     async def RecommendStream(
         self, request_iterator: AsyncIterator[recommender_pb2.RecommendRequest], context: Any
     ) -> AsyncIterator[recommender_pb2.RecommendResult]:
+        async for result in self.results(request_iterator, self.answer):
+            yield result
+
+    async def answer(self, request: recommender_pb2.RecommendRequest) -> recommender_pb2.RecommendResponse:
+        """One answer, for callers without a context of their own."""
+        return (await self._recommend(request))[0]
+
+    async def results(
+        self,
+        requests: AsyncIterator[recommender_pb2.RecommendRequest],
+        answer: Callable[[recommender_pb2.RecommendRequest], Awaitable[recommender_pb2.RecommendResponse]],
+    ) -> AsyncIterator[recommender_pb2.RecommendResult]:
+        """An answer or its error for each request of a stream, each with a time of its own, in their order."""
         stream = current_request()
 
-        async def answer(request: recommender_pb2.RecommendRequest) -> recommender_pb2.RecommendResult:
+        async def result_of(request: recommender_pb2.RecommendRequest) -> recommender_pb2.RecommendResult:
             remaining_s = stream.remaining_s()
             timeout_s = self._default_timeout_s if remaining_s is None else min(self._default_timeout_s, remaining_s)
             with handling(dict(stream.outgoing_metadata()), timeout_s):
                 try:
                     async with in_time(timeout_s):
-                        response, _ = await self._recommend(request)
+                        response = await answer(request)
                 except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                     status = to_status(error, stream.request_id)
                     log_failure(error, status.code, "RecommendStream")
                     return recommender_pb2.RecommendResult(status=status)
                 return recommender_pb2.RecommendResult(response=response)
 
-        async for result in answered_in_order(request_iterator, answer):
+        async for result in answered_in_order(requests, result_of):
             yield result
 
     async def RecordInteractions(

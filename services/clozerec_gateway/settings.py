@@ -17,6 +17,18 @@ class GatewaySettings(ServerSettings, StateSettings, WatchSettings):
     grpc_port: int = Field(50050, ge=0, le=65535, description="0 takes any free port.")
     http_port: int = Field(8080, ge=0, le=65535, description="The JSON front; 0 takes any free port.")
     metrics_port: int = Field(9090, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
+    max_in_flight: int = Field(
+        100,
+        ge=1,
+        description="Calls that are worked on at once, over gRPC and JSON together; more are refused at once, so that "
+        "these are answered in time.",
+    )
+    max_concurrent_streams: int = Field(
+        512,
+        ge=1,
+        description="Calls under way on one connection. More than max_in_flight: what waits in a caller's library has "
+        "used up its time when its turn comes, while a refused caller knows at once.",
+    )
     tokens_path: Path | None = Field(
         None, description="JSON of callers, the SHA-256 of their tokens, and roles; followed when the file changes."
     )

@@ -15,6 +15,7 @@ from typing import IO, TypeVar
 
 from cachetools import LRUCache
 
+from clozerec_core import metrics
 from clozerec_core.errors import StorageFull, UsageError
 from clozerec_core.telemetry import get_logger
 from clozerec_core.workers import Workers
@@ -22,6 +23,8 @@ from clozerec_gateway.events import STORE_FULL, Event, HistoryStoreGone, LiveHis
 from clozerec_gateway.notes import Note
 
 T = TypeVar("T")
+
+_HITS, _MISSES = (metrics.GATEWAY_HISTORY_READS.labels("live", cache) for cache in ("hit", "miss"))
 
 HISTORIES_FILE = "histories.sqlite"
 LOCK_FILE = "histories.lock"
@@ -91,6 +94,7 @@ class SqliteEvents:
             self._writing = _open(path)
             self._writing.executescript(_SCHEMA)
             self._reading = _open(path)
+            metrics.GATEWAY_LIVE_EVENTS.set(self._reading.execute("SELECT count(*) FROM events").fetchone()[0])
         except sqlite3.DatabaseError as error:
             self._lock.close()
             raise UsageError(f"{path} cannot be used ({error}); put a backup in its place, or move it away") from error
@@ -114,7 +118,9 @@ class SqliteEvents:
         """See `EventStore`."""
         cached = self._cache.get(user_id)
         if cached is not None:
+            _HITS.inc()
             return cached
+        _MISSES.inc()
         num_writes = self._num_writes
         history = await self._reader.run(lambda: _translated(lambda: self._read(user_id)))
         if num_writes == self._num_writes:  # else a write may have come between
@@ -152,20 +158,22 @@ class SqliteEvents:
 
     def _append(self, events: Sequence[Event]) -> None:
         with self._writing:
-            self._writing.executemany(
+            added = self._writing.executemany(
                 _APPEND,
                 [
                     (each.user_id, each.item_id, each.time_us, each.event_type, each.event_id, each.recommendation_id)
                     for each in events
                 ],
-            )
+            ).rowcount
             for user_id in {event.user_id for event in events}:
-                self._writing.execute(_TRIM, (user_id, self._max_events))
+                added -= self._writing.execute(_TRIM, (user_id, self._max_events)).rowcount
+        metrics.GATEWAY_LIVE_EVENTS.inc(added)
 
     def _forget(self, user_id: str, now_us: int) -> int:
         with self._writing:
             erased = self._writing.execute("DELETE FROM events WHERE user_id = ?", (user_id,)).rowcount
             self._writing.execute("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (user_key(user_id), now_us))
+        metrics.GATEWAY_LIVE_EVENTS.dec(erased)
         # The log still holds the events; a reader under way only puts this off to the next checkpoint.
         self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return erased

@@ -37,13 +37,9 @@ class WatchedServicer:
     async def Recommend(
         self, request: recommender_pb2.RecommendRequest, context: Any
     ) -> recommender_pb2.RecommendResponse:
-        if self._split is not None:
-            metadata = dict(context.invocation_metadata() or ())
-            elsewhere = await self._split.ask(request, metadata.get(AUTHORIZATION_KEY))
-            if elsewhere is not None:
-                # Counted where it was answered; its hits may be reported here.
-                self._quality.learn(elsewhere.bundle_id)
-                return elsewhere
+        elsewhere = await self._elsewhere(request, context)
+        if elsewhere is not None:
+            return elsewhere
         answer = await self._inner.Recommend(request, context)
         answer.recommendation_id = self._quality.given(answer)
         return answer
@@ -51,9 +47,15 @@ class WatchedServicer:
     async def RecommendStream(
         self, request_iterator: AsyncIterator[recommender_pb2.RecommendRequest], context: Any
     ) -> AsyncIterator[recommender_pb2.RecommendResult]:
-        async for result in self._inner.RecommendStream(request_iterator, context):
-            if result.HasField("response"):
-                result.response.recommendation_id = self._quality.given(result.response)
+        async def answer(request: recommender_pb2.RecommendRequest) -> recommender_pb2.RecommendResponse:
+            elsewhere = await self._elsewhere(request, context)
+            if elsewhere is not None:
+                return elsewhere
+            response = await self._inner.answer(request)
+            response.recommendation_id = self._quality.given(response)
+            return response
+
+        async for result in self._inner.results(request_iterator, answer):
             yield result
 
     async def RecordInteractions(
@@ -64,3 +66,16 @@ class WatchedServicer:
             if event.recommendation_id and outcome.status.code == 0:
                 self._quality.taken(event.recommendation_id)
         return response
+
+    async def _elsewhere(
+        self, request: recommender_pb2.RecommendRequest, context: Any
+    ) -> recommender_pb2.RecommendResponse | None:
+        """The other gateway's answer, where the user is one of its share and it has one."""
+        if self._split is None:
+            return None
+        metadata = dict(context.invocation_metadata() or ())
+        answer = await self._split.ask(request, metadata.get(AUTHORIZATION_KEY))
+        if answer is not None:
+            # Counted where it was answered; its hits may be reported here.
+            self._quality.learn(answer.bundle_id)
+        return answer

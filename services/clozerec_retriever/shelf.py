@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
+from clozerec_core import metrics
 from clozerec_core.errors import BundleMismatch
 from clozerec_retriever.journal import ItemRecord
 from clozerec_retriever.retriever import Retriever
@@ -19,6 +20,7 @@ class Shelf:
         self._changing = threading.Lock()
         self._missed: list[list[ItemRecord]] = []
         """For each bundle that is being added, what was shown meanwhile."""
+        self._count()
 
     @property
     def current(self) -> Retriever:
@@ -48,6 +50,7 @@ class Shelf:
                 retriever.live.apply(records)
             for missed in self._missed:
                 missed.extend(records)
+        self._count()
 
     def tidy(self) -> None:
         """Merge what changes have left behind, where it is much."""
@@ -79,8 +82,15 @@ class Shelf:
     def make_current(self, bundle_id: str) -> None:
         """Let calls without a bundle id mean this one."""
         self._current = self._loaded[bundle_id]
+        self._count()
 
     def release(self, bundle_id: str) -> None:
         """Forget a bundle that is not the current one; what still searches it keeps it until it is done."""
         assert bundle_id != self._current.bundle_id, "the current bundle stays"
         self._loaded = {known: retriever for known, retriever in self._loaded.items() if known != bundle_id}
+
+    def _count(self) -> None:
+        live = self._current.live
+        num_day_zero = live.num_day_zero
+        metrics.RETRIEVER_ITEMS.labels("bundle").set(live.num_items - num_day_zero)
+        metrics.RETRIEVER_ITEMS.labels("day_zero").set(num_day_zero)

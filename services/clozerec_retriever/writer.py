@@ -80,6 +80,7 @@ class JournalWriter:
             if self._num_waiting + len(changes) > MAX_WAITING:
                 raise Overloaded(f"{self._num_waiting:,} catalogue changes wait for the disk; try again")
             self._num_waiting += len(changes)
+            metrics.RETRIEVER_WAITING_CHANGES.set(self._num_waiting)
         done: Future[Results] = Future()
         self._queue.put(_Batch(changes, schema, is_in_bundle, done))
         return done
@@ -99,6 +100,7 @@ class JournalWriter:
                 self._commit(group)
             with self._count:
                 self._num_waiting -= sum(len(batch.changes) for batch in batches)
+                metrics.RETRIEVER_WAITING_CHANGES.set(self._num_waiting)
             self._changed.set()
             if last:
                 return

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from clozerec_core import metrics
 from integration.conftest import Gateway
 
 REPOSITORY = Path(__file__).parents[2]
@@ -18,6 +19,8 @@ MONITORING = REPOSITORY / "deploy" / "k8s" / "components" / "monitoring"
 METRIC = re.compile(r"\b(?:clozerec|grpc_server|process)_[a-z_]+\b")
 LABELS = re.compile(r"\{([^}]*)\}")
 SUFFIX = re.compile(r"_(bucket|sum|count|total)$")
+NOT_SHOWN = {"process_virtual_memory_bytes", "process_start_time_seconds"}
+"""Every process exposes them."""
 
 
 def alerts() -> list[dict[str, str]]:
@@ -42,6 +45,11 @@ def test_every_metric_and_label_is_in_a_scrape(scraped: dict[str, set[str]], exp
         known = scraped.get(found[1], set()) | scraped.get(SUFFIX.sub("", found[1]), set())
         # A family without samples yet shows no labels.
         assert not known or used <= known | {"job", "le"}, (expression, used - known)
+
+
+def test_every_metric_of_ours_is_shown_or_watched() -> None:
+    used = {SUFFIX.sub("", name) for expression in expressions() for name in METRIC.findall(expression)}
+    assert {family.name for family in metrics.REGISTRY.collect()} - used <= NOT_SHOWN
 
 
 def test_each_alert_has_one_entry_in_the_runbook_and_leads_there() -> None:

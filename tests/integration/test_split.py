@@ -81,6 +81,21 @@ async def test_users_are_answered_by_their_side_and_shares_change_live(
             assert await bundle_for(target, user_id=here) == b
 
 
+async def test_a_stream_is_split_by_request(toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    async with served(toy_text_bundle) as other:
+        path.write_text(json.dumps({"target": other, "share": 0.5}))
+        async with served(toy_bundle, split_path=path) as target, grpc.aio.insecure_channel(target) as channel:
+            requests = [
+                recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_SEQUENTIAL", session_items=["a"], user_id=user)
+                for user in USERS[:40]
+            ]
+            results = RecommenderServiceStub(channel).RecommendStream(iter(requests), timeout=TIMEOUT_S)
+            sides = [result.response.bundle_id async for result in results]
+    there = drawn(0.5)
+    assert sides == [(toy_text_bundle if user in there else toy_bundle).bundle_id for user in USERS[:40]]
+
+
 async def test_when_the_other_side_is_gone_this_one_answers(toy_bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "split.json"
     path.write_text('{"target": "127.0.0.1:1", "share": 1}')
@@ -130,8 +145,52 @@ def test_a_made_up_id_adds_no_label(made_up: str) -> None:
     assert len(metrics.exposition().splitlines()) == len(before.splitlines())
 
 
-async def test_answers_of_a_running_gateway_are_counted_under_their_bundle(toy_bundle: Bundle) -> None:
-    before = counted("", toy_bundle.bundle_id)
-    async with served(toy_bundle) as target:
-        await bundle_for(target)
-    assert counted("", toy_bundle.bundle_id) == before + 1
+async def took(channel: grpc.aio.Channel, *recommendation_ids: str, item_id: str = "b") -> None:
+    """Record an event for each answer that led to one."""
+    request = recommender_pb2.RecordInteractionsRequest()
+    for number, recommendation_id in enumerate(recommendation_ids):
+        event = request.interactions.add(user_id=f"u{number}", item_id=item_id, recommendation_id=recommendation_id)
+        event.time.GetCurrentTime()
+    response = await RecommenderServiceStub(channel).RecordInteractions(request, timeout=TIMEOUT_S)
+    assert [status.status.code for status in response.statuses] == [0] * len(recommendation_ids)
+
+
+async def test_a_hit_rate_is_what_was_taken_over_what_was_given(toy_bundle: Bundle) -> None:
+    """Four sessions and one unknown person are answered; two sessions and the person take something, one of them twice,
+    and somebody takes something that nobody recommended."""
+    bundle_id = toy_bundle.bundle_id
+    session = recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_SEQUENTIAL", session_items=["a"])
+    nobody = recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_USER_TO_ITEM", user_id="nobody")
+    cases = (("sequential", "none"), ("user_to_item", "popularity"))
+
+    def counts() -> list[float]:
+        return [counted(name, bundle_id, *case) for case in cases for name in ("", "_taken")]
+
+    before = counts()
+    async with served(toy_bundle) as target, grpc.aio.insecure_channel(target) as channel:
+        stub = RecommenderServiceStub(channel)
+        sessions = [await stub.Recommend(session, timeout=TIMEOUT_S) for _ in range(3)]
+        stream = stub.RecommendStream(iter([session]), timeout=TIMEOUT_S)
+        sessions += [result.response async for result in stream]
+        popular = await stub.Recommend(nobody, timeout=TIMEOUT_S)
+        first, _, _, streamed = (answer.recommendation_id for answer in sessions)
+        await took(channel, first, streamed, popular.recommendation_id, "")
+        await took(channel, first, item_id="c")
+    assert [now - then for now, then in zip(counts(), before, strict=True)] == [4, 2, 1, 1]
+
+
+async def test_hits_of_the_other_sides_answers_may_be_reported_here(
+    toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path
+) -> None:
+    path = tmp_path / "split.json"
+    before = counted("_taken", toy_text_bundle.bundle_id), counted("_taken", toy_bundle.bundle_id)
+    async with served(toy_text_bundle) as other:
+        path.write_text(json.dumps({"target": other, "share": 1}))
+        async with served(toy_bundle, split_path=path) as target, grpc.aio.insecure_channel(target) as channel:
+            request = recommender_pb2.RecommendRequest(
+                query_type="QUERY_TYPE_SEQUENTIAL", session_items=["a"], user_id="u"
+            )
+            answer = await RecommenderServiceStub(channel).Recommend(request, timeout=TIMEOUT_S)
+            await took(channel, answer.recommendation_id)
+    after = counted("_taken", toy_text_bundle.bundle_id), counted("_taken", toy_bundle.bundle_id)
+    assert (after[0] - before[0], after[1] - before[1]) == (1, 0)

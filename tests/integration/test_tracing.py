@@ -86,6 +86,8 @@ async def test_a_request_is_one_trace_through_all_three_services(toy_bundle: Bun
     for inner in ("clozerec.v1.EncoderService/EncodeSequences", "clozerec.v1.RetrieverService/Search"):
         assert spans[inner].parent_span_id == gateway_span.span_id
         assert spans[inner].kind == trace_pb2.Span.SPAN_KIND_SERVER
+    for stage in ("history", "sequence", "encode", "retrieve"):
+        assert spans[stage].parent_span_id == gateway_span.span_id
     assert "clozerec-test" in collector.services
     assert SECRET not in str(collector.spans)
 

@@ -1,0 +1,82 @@
+"""A gateway that takes two calls at once, and is sent forty."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from clozerec.v1 import recommender_pb2
+from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from clozerec_core.bundle import Bundle
+from clozerec_gateway.servicer import SERVICE_NAME
+from integration.conftest import TIMEOUT_S, Gateway, running
+
+SESSION = {"query_type": "sequential", "session_items": ["a"]}
+REQUEST = recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_SEQUENTIAL", session_items=["a"])
+
+
+@pytest_asyncio.fixture(params=["all in one", "one process each"])
+async def narrow(request: pytest.FixtureRequest, toy_bundle: Bundle) -> AsyncIterator[Gateway]:
+    async with running(toy_bundle, request.param, max_in_flight=2) as started:
+        yield started
+
+
+async def test_what_is_too_much_is_refused_and_the_rest_answered_over_grpc(narrow: Gateway) -> None:
+    async with grpc.aio.insecure_channel(narrow.target) as channel:
+        stub = RecommenderServiceStub(channel)
+        calls = [stub.Recommend(REQUEST, timeout=TIMEOUT_S) for _ in range(40)]
+        healthy = await health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service=SERVICE_NAME), timeout=TIMEOUT_S
+        )
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [each for each in ended if isinstance(each, grpc.aio.AioRpcError)]
+        assert 0 < len(refused) < 40
+        assert healthy.status == health_pb2.HealthCheckResponse.SERVING
+        for error in refused:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        details = rpc_status.from_call(refused[0]).details  # type: ignore[union-attr, arg-type]
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        assert details[0].Unpack(info)
+        assert details[1].Unpack(retry)
+        assert info.reason == "OVERLOADED"
+        # Every slot is free again.
+        assert all([(await stub.Recommend(REQUEST, timeout=TIMEOUT_S)).items for _ in range(3)])
+
+
+async def test_what_is_too_much_is_refused_and_the_rest_answered_over_json(narrow: Gateway) -> None:
+    answers = await asyncio.gather(*(narrow.post("/v1/recommend", SESSION) for _ in range(40)))
+    assert {status for status, _, _ in answers} == {200, 429}
+    refusal = next(document for status, document, _ in answers if status == 429)
+    assert refusal["error"]["code"] == "RESOURCE_EXHAUSTED"
+    assert (await narrow.post("/v1/recommend", SESSION))[0] == 200
+
+
+async def test_callers_who_give_up_leave_their_slots(narrow: Gateway) -> None:
+    async with grpc.aio.insecure_channel(narrow.target) as channel:
+        stub = RecommenderServiceStub(channel)
+        for _ in range(5):
+            calls = [stub.Recommend(REQUEST, timeout=TIMEOUT_S) for _ in range(4)]
+            await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:  # a cancelled call may be under way for a moment yet
+                if (code := await code_of(stub)) != "RESOURCE_EXHAUSTED":
+                    break
+        assert code == "OK"
+
+
+async def code_of(stub: RecommenderServiceStub) -> str:
+    try:
+        await stub.Recommend(REQUEST, timeout=TIMEOUT_S)
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
+    return "OK"
