@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import yaml
 
 Document = dict[str, Any]
@@ -31,6 +33,9 @@ ORDER = (
 """Components, the canary first so that the others apply to its stack too."""
 ALTERNATIVES = {"trainer", "image-volume"}
 """Two ways to deliver a bundle: never both."""
+KUBERNETES = "1.37"
+CUSTOM = {"Certificate", "PodMonitor", "PrometheusRule"}
+"""Resources of operators; their schemas are not Kubernetes's."""
 OURS = {"gateway", "encoder", "retriever", "trainer"}
 
 
@@ -99,3 +104,20 @@ def variables(documents: tuple[Document, ...], container: Document) -> dict[str,
     for entry in container.get("env", []):
         found[entry["name"]] = entry["value"] if "value" in entry else entry["valueFrom"]["secretKeyRef"]["key"]
     return found
+
+
+def main(directory: Path) -> None:
+    """Write every combination there, each of which must keep to the schemas: `python -m deploy.manifests DIRECTORY`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    builds = {overlay: build(overlay=overlay) for overlay in OVERLAYS}
+    builds |= {"+".join(("base", *chosen)): build(*chosen) for chosen in combinations(range(len(ORDER) + 1))}
+    for name, documents in builds.items():
+        for document in documents:
+            if document["kind"] not in CUSTOM:
+                kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        (directory / f"{name}.yaml").write_text(yaml.safe_dump_all(documents))
+    print(f"{len(builds)} combinations keep to Kubernetes {KUBERNETES}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -9,7 +9,20 @@ from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
-from deploy.manifests import ORDER, OURS, OVERLAYS, Document, build, combinations, containers, of_kind, pods, selects
+from deploy.manifests import (
+    CUSTOM,
+    KUBERNETES,
+    ORDER,
+    OURS,
+    OVERLAYS,
+    Document,
+    build,
+    combinations,
+    containers,
+    of_kind,
+    pods,
+    selects,
+)
 from deploy.manifests import variables as variables_of
 
 from clozerec_cli.main import app
@@ -25,10 +38,6 @@ from clozerec_retriever.servicer import SERVICE_NAME as RETRIEVER_SERVICE
 from clozerec_retriever.settings import RetrieverSettings
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, whose kustomize builds these")
-
-KUBERNETES = "1.37"
-CUSTOM = {"Certificate", "PodMonitor", "PrometheusRule"}
-"""Resources of operators; their schemas are not Kubernetes's."""
 
 PARTS: dict[str, tuple[type[ServerSettings], str]] = {
     "gateway": (GatewaySettings, RECOMMENDER_SERVICE),

@@ -1,10 +1,11 @@
 """Break things and write down what happened.
 
-    python -m faults [--repeat N] [--bundle DIR] [--write] [ROW ...]      every row by default
+    python -m faults [--repeat N] [--minutes M] [--write] [ROW ...]      every row by default
     python -m faults --soak MINUTES | --fuzz REQUESTS | --overhead
 
-Needs root for the rows that drop packets or fill a disk; they are skipped, with the reason, where that is missing.
-`--write` puts the table into docs/reliability.md.
+`--write` keeps the results in tests/faults/results.json and shows them in docs/reliability.md. Then `--repeat 20` runs
+what is missing to twenty, so that a long series may be cut into pieces. Rows that need root or a program are skipped,
+with the reason, where that is missing.
 """
 
 from __future__ import annotations
@@ -17,81 +18,137 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+from faults import rows_bundles, rows_durability, rows_identity, rows_load, rows_processes  # noqa: F401  # enter rows
+from faults.asking import Outcome
+from faults.endurance import overhead, soak
 from faults.fuzz import fuzz
-from faults.rows import ROWS, Place, overhead, soak
+from faults.limits import MEMORY_GROUP, memory_groups
+from faults.results import Results, Series, load, today, version
+from faults.stack import Stack, stack
+from faults.table import RECOVERY_S, ROWS, Place, Row, Seen
 
-REPOSITORY = Path(__file__).parents[2]
-GOLDEN = REPOSITORY / "tests" / "golden" / "v1" / "bundle"
-REPORT = REPOSITORY / "docs" / "reliability.md"
-BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
-NEEDS_ROOT = {"partition_the_encoder": "nft", "partition_the_retriever": "nft", "full_disk": "mount"}
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def main() -> int:
-    """Run what was asked for; 1 if a row did not hold."""
+    """Run what was asked for; 1 if something did not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", help=f"of {', '.join(ROWS)}")
-    parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--bundle", type=Path, default=GOLDEN)
+    parser.add_argument("--repeat", type=int, default=1, help="of each row; with --write, what is kept counts")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no repetition after so long")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--anew", action="store_true", help="forget what is kept of these rows")
     parser.add_argument("--soak", type=float, metavar="MINUTES")
     parser.add_argument("--fuzz", type=int, metavar="REQUESTS")
     parser.add_argument("--overhead", action="store_true", help="TLS, tokens, metrics and tracing, against none")
     given = parser.parse_args()
     if unknown := set(given.rows) - set(ROWS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    if given.soak is not None:
-        print(asyncio.run(_in_scratch(lambda place: soak(place, given.soak), given.bundle)))
-        return 0
-    if given.overhead:
-        print(asyncio.run(_in_scratch(overhead, given.bundle)))
-        return 0
-    if given.fuzz is not None:
-        print(asyncio.run(_in_scratch(lambda place: fuzz(place, given.fuzz), given.bundle)))
-        return 0
-    lines, failed = [], False
-    for name in given.rows or ROWS:
-        line, held = _repeat(name, given.repeat, given.bundle)
-        print(line, flush=True)
-        lines.append(line)
-        failed |= not held
-    if given.write:
-        _write(lines)
-    return 1 if failed else 0
-
-
-def _repeat(name: str, times: int, bundle: Path) -> tuple[str, bool]:
-    fault, expected, do = ROWS[name]
-    tool = NEEDS_ROOT.get(name)
-    if tool and (os.geteuid() != 0 or shutil.which(tool) is None):
-        return f"| {fault} | {expected} | skipped | needs root and {tool} |", True
-    held, said = 0, ""
-    began = time.monotonic()
-    for _ in range(times):
-        try:
-            said = asyncio.run(_in_scratch(do, bundle))
-            held += 1
-        except Exception as error:  # noqa: BLE001  # a row that fails is a finding, and the others still run
-            traceback.print_exc(file=sys.stderr)
-            said = f"**{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}**"
-            break
-    took = f"{time.monotonic() - began:.0f} s"
-    return f"| {fault} | {expected} | {held} of {times} in {took} | {said} |", held == times
-
-
-async def _in_scratch(do, bundle: Path) -> str:  # type: ignore[no-untyped-def]
+    results = load() if given.write else Results()
     with tempfile.TemporaryDirectory(prefix="clozerec-faults-") as scratch:
-        return await do(Place(bundle, Path(scratch)))
+        place = Place(GOLDEN / "v1" / "bundle", GOLDEN / "v2" / "bundle", Path(scratch))
+        if given.soak is not None:
+            print(asyncio.run(soak(place, given.soak)))
+        elif given.overhead:
+            print(asyncio.run(overhead(place)))
+        elif given.fuzz is not None:
+            found = asyncio.run(fuzz(place, given.fuzz, seed=len(results.slices)))
+            print(found)
+            results.slices.append({"version": version(), "date": today(), **found.kept()})
+            if given.write:
+                results.save()
+            return int(not found.held)
+        else:
+            names = given.rows or list(ROWS)
+            if given.anew:
+                results.forget(names)
+            ends = time.monotonic() + given.minutes * 60
+            return asyncio.run(Runner(place, results, ends, given.write).run(names, given.repeat))
+    return 0
 
 
-def _write(lines: list[str]) -> None:
-    text = REPORT.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    table = "\n".join(["| fault, under load | expected | held | seen (last run) |", "|---|---|---|---|", *lines])
-    REPORT.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+class Runner:
+    """Goes through rows, one arrangement of processes after the other."""
+
+    def __init__(self, place: Place, results: Results, ends: float, writes: bool) -> None:
+        self._place = place
+        self._results = results
+        self._ends = ends
+        self._writes = writes
+        self._num_stacks = 0
+        self._running: Stack | None = None
+        self._cleanup = AsyncExitStack()
+
+    async def run(self, names: Sequence[str], repeat: int) -> int:
+        """1 if one did not hold."""
+        failed = False
+        order = list(dict.fromkeys(ROWS[name].arrangement for name in names))
+        for arrangement in order:
+            for name in names:
+                if ROWS[name].arrangement == arrangement:
+                    failed |= not await self._series(name, repeat - self._results.held(name))
+            await self._stop()
+        return int(failed)
+
+    async def _series(self, name: str, times: int) -> bool:
+        row = ROWS[name]
+        if (reason := _missing(row)) is not None:
+            print(f"{name}: skipped, {reason}", flush=True)
+            return True
+        began = time.monotonic()
+        seen: Seen | None = None
+        failure, held, of = "", 0, 0
+        while of < times and time.monotonic() < self._ends:
+            of += 1
+            try:
+                now = await self._once(row)
+            except Exception as error:  # noqa: BLE001  # a row that fails is a finding, and the others still run
+                traceback.print_exc(file=sys.stderr)
+                failure = f"**{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}**"
+                await self._stop()
+                continue
+            held += 1
+            if seen is None:
+                seen = now
+            else:
+                seen += now  # type: ignore[operator]  # of one kind in one row
+        if not of:
+            return True
+        series = Series(version(), today(), held, of, round(time.monotonic() - began, 1), failure or str(seen))
+        print(f"{name}: held {held} of {of} in {series.took_s:.0f} s; {series.seen}", flush=True)
+        self._results.add(name, series)
+        if self._writes:
+            self._results.save()
+        return held == of
+
+    async def _once(self, row: Row) -> Seen:
+        self._num_stacks += 1
+        if row.arrangement is None:
+            return await row.do(self._place.apart(str(self._num_stacks)))
+        if self._running is None:
+            place = self._place.apart(str(self._num_stacks))
+            self._running = await self._cleanup.enter_async_context(stack(row.arrangement, place))
+        await self._running.asker.until_right(RECOVERY_S, Outcome())
+        return await row.do(self._running)
+
+    async def _stop(self) -> None:
+        self._running = None
+        await self._cleanup.aclose()
+
+
+def _missing(row: Row) -> str | None:
+    """Why a row cannot be tried here."""
+    if row.tool is None:
+        return None
+    if row.tool == MEMORY_GROUP:
+        return None if os.geteuid() == 0 and memory_groups() is not None else "needs root and memory cgroups"
+    if row.tool == "redis-server":
+        return None if shutil.which(row.tool) else "needs redis-server"
+    return None if os.geteuid() == 0 and shutil.which(row.tool) else f"needs root and {row.tool}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""What only shows in time, and what security and observability cost."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import aiohttp
+import grpc
+
+from clozerec.v1 import recommender_pb2
+from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from faults.asking import DEADLINE_S, OWN_CHANNEL, Outcome, paced
+from faults.stack import Stack, stack
+from faults.table import PLAIN, Arrangement, Place, check
+
+SHARE_OF_CAPACITY = 0.7
+WARM_UP_S = 60.0
+PARTS = 6
+LIVE_EVENTS = 50
+"""Kept of a person, few, so that what grows with use stops growing while the soak warms up."""
+NUM_PEOPLE, NUM_NEW_ITEMS = 200, 100
+WRITES, ITEMS, JSON = 0.06, 0.02, 0.04
+"""Shares of the calls that are events, upserts, and queries over HTTP; the others are queries over gRPC."""
+
+ROUNDS = 1500
+
+
+async def soak(place: Place, minutes: float) -> str:
+    """Mixed load at 70% of capacity: memory, descriptors and p99 stay as they are."""
+    async with stack(PLAIN, place, CLOZEREC_MAX_LIVE_EVENTS=str(LIVE_EVENTS)) as running:
+        per_s = SHARE_OF_CAPACITY * await running.asker.closed_loop(Outcome(), 5)
+        parts = [Outcome() for _ in range(PARTS)]
+        async with Mixed(running) as mixed:
+            await mixed.at_rate(per_s, WARM_UP_S, Outcome())
+            before = [(process.memory_mb(), process.descriptors()) for process in running.processes]
+            for part in parts:
+                await mixed.at_rate(per_s, minutes * 60 / PARTS, part)
+                check(part, errors=None)
+            after = [(process.memory_mb(), process.descriptors()) for process in running.processes]
+    memory = ", ".join(
+        f"{process.part} {then[0]:.0f} MB {now[0] / then[0] - 1:+.1%}, {then[1]} descriptors {now[1] - then[1]:+d}"
+        for process, then, now in zip(running.processes, before, after, strict=True)
+    )
+    ratio = parts[-1].percentile_ms(99) / parts[0].percentile_ms(99)
+    total = Outcome()
+    for part in parts:
+        total += part
+    return (
+        f"{minutes:g} min of mixed load at {per_s:.0f}/s: {memory}; p99 of the last sixth {ratio:.2f} times the "
+        f"first ({parts[0].percentile_ms(99):.1f} to {parts[-1].percentile_ms(99):.1f} ms); {total}"
+    )
+
+
+class Mixed:
+    """Queries over gRPC and HTTP, events, and upserts, all at once."""
+
+    def __init__(self, running: Stack) -> None:
+        self._asker = running.asker
+        self._items = [question.session_items[0] for question in running.place.questions()]
+        self._url = f"http://127.0.0.1:{running.gateway.http_port}/v1/recommend"
+        self._channel = grpc.aio.insecure_channel(running.gateway.target, OWN_CHANNEL)
+        self._stub = RecommenderServiceStub(self._channel)
+        self._outcome = Outcome()
+
+    async def __aenter__(self) -> Mixed:
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE_S))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+        await self._channel.close()
+
+    async def at_rate(self, per_s: float, duration_s: float, outcome: Outcome) -> None:
+        """Open loop; latencies are those of the queries over gRPC, codes those of all calls."""
+        self._outcome = outcome
+        await asyncio.gather(
+            self._asker.at_rate(per_s * (1 - WRITES - ITEMS - JSON), duration_s, outcome),
+            paced(per_s * WRITES, duration_s, self._event),
+            paced(per_s * ITEMS, duration_s, self._upsert),
+            paced(per_s * JSON, duration_s, self._json),
+        )
+
+    async def _event(self, number: int) -> None:
+        request = recommender_pb2.RecordInteractionsRequest()
+        event = request.interactions.add(
+            user_id=f"person-{number % NUM_PEOPLE}", item_id=self._items[number % len(self._items)]
+        )
+        event.time.GetCurrentTime()
+        await self._write(self._stub.RecordInteractions(request, timeout=DEADLINE_S))
+
+    async def _upsert(self, number: int) -> None:
+        request = recommender_pb2.UpsertItemsRequest()
+        request.items.add(item_id=f"new-{number % NUM_NEW_ITEMS}").metadata["title"] = f"title {number}"
+        await self._write(self._stub.UpsertItems(request, timeout=DEADLINE_S))
+
+    async def _write(self, call: grpc.aio.UnaryUnaryCall) -> None:  # type: ignore[type-arg]
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            self._outcome.codes[error.code().name] += 1
+
+    async def _json(self, number: int) -> None:
+        body = {"query_type": "user_to_item", "user_id": f"person-{number % NUM_PEOPLE}", "top_k": 3}
+        try:
+            async with self._session.post(self._url, json=body) as response:
+                await response.read()
+                if response.status != 200:
+                    self._outcome.codes[f"HTTP {response.status}"] += 1
+        except TimeoutError:
+            self._outcome.codes["DEADLINE_EXCEEDED"] += 1
+
+
+async def overhead(place: Place) -> str:
+    """One caller through three processes: TLS on every hop, tokens, metrics and tracing on, against all of them off."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        # Spans are made and queued; nobody takes them, as when a collector is down.
+        collector = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        async with (
+            stack(PLAIN, place.apart("off"), CLOZEREC_METRICS="false") as without,
+            stack(Arrangement(has_tls=True), place.apart("on"), CLOZEREC_OTLP_ENDPOINT=collector) as with_everything,
+        ):
+            outcomes = Outcome(), Outcome()
+            for outcome in (Outcome(), Outcome()), outcomes:  # the first to warm up; in turn, so that noise meets both
+                for number in range(ROUNDS):
+                    await without.asker.ask(number, outcome[0])
+                    await with_everything.asker.ask(number, outcome[1])
+    for outcome in outcomes:
+        check(outcome, fallbacks=False)
+    ratio = outcomes[1].percentile_ms(50) / outcomes[0].percentile_ms(50)
+    return f"all off: {outcomes[0]}; all on: {outcomes[1]}; p50 ratio {ratio:.2f} (promised: 1.25)"

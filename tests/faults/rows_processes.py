@@ -1,0 +1,150 @@
+"""Processes that die, freeze, restart, or cannot be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from clozerec.v1 import recommender_pb2
+from faults.asking import Asker, Outcome
+from faults.processes import ServiceProcess
+from faults.stack import Stack, during
+from faults.table import RATE_PER_S, RECOVERY_S, Arrangement, check, row
+
+TWO_ENCODERS = Arrangement(num_encoders=2, drains_slowly=True)
+WITH_REDIS = Arrangement(has_redis=True)
+FROZEN_S = 2.0
+
+
+@row("SIGKILL one of two encoders", "0 client errors: calls go to the other; it restarts clean", on=TWO_ENCODERS)
+async def kill_an_encoder(stack: Stack) -> Outcome:
+    outcome = Outcome()
+    victim = stack.encoders[0]
+
+    async def kill_and_restart() -> None:
+        await victim.kill()
+        await asyncio.sleep(0.5)
+        await victim.start()
+
+    await during(stack.asker.at_rate(RATE_PER_S, 3, outcome), 0.5, kill_and_restart)
+    await stack.asker.until_right(RECOVERY_S, outcome)
+    check(outcome)
+    return outcome
+
+
+@row(
+    "rolling SIGTERM of two encoders, whose addresses stay known",
+    "0 errors, 0 fallbacks",
+    on=TWO_ENCODERS,
+)
+async def rolling_restart(stack: Stack) -> Outcome:
+    outcome = Outcome()
+
+    async def roll() -> None:
+        for encoder in stack.encoders:
+            await encoder.restart()
+            await asyncio.sleep(0.5)
+
+    rolling = asyncio.create_task(roll())
+    while not rolling.done():
+        await stack.asker.at_rate(RATE_PER_S, 0.5, outcome)
+    await rolling
+    check(outcome, fallbacks=False)
+    return outcome
+
+
+@row("SIGKILL the only retriever", "an answer or a flagged fallback inside the deadline; recovers alone")
+async def kill_the_retriever(stack: Stack) -> Outcome:
+    outcome = Outcome()
+    await stack.retriever.kill()
+    await stack.asker.at_rate(RATE_PER_S, 1, outcome)
+    await stack.retriever.start()
+    await stack.asker.until_right(RECOVERY_S, outcome)
+    check(outcome)
+    return outcome
+
+
+async def _frozen(stack: Stack, frozen: ServiceProcess) -> Outcome:
+    outcome = Outcome()
+    frozen.send(signal.SIGSTOP)
+    await stack.asker.at_rate(RATE_PER_S, FROZEN_S, outcome)
+    frozen.send(signal.SIGCONT)
+    await stack.asker.until_right(RECOVERY_S, outcome)
+    check(outcome)
+    return outcome
+
+
+@row("SIGSTOP the encoder", "a flagged fallback within the deadline; recovers alone")
+async def freeze_the_encoder(stack: Stack) -> Outcome:
+    return await _frozen(stack, stack.encoders[0])
+
+
+@row("SIGSTOP the retriever", "a flagged fallback within the deadline; recovers alone")
+async def freeze_the_retriever(stack: Stack) -> Outcome:
+    return await _frozen(stack, stack.retriever)
+
+
+@row(
+    "SIGSTOP Redis, which holds the histories",
+    "DEGRADED or popularity within the deadline; recovers alone",
+    on=WITH_REDIS,
+    tool="redis-server",
+)
+async def freeze_redis(stack: Stack) -> Outcome:
+    """Asked for people whose history it holds: each has one event, so the answer follows from it."""
+    assert stack.redis is not None
+    questions = [
+        recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_USER_TO_ITEM", user_id=f"person-{number}", top_k=3)
+        for number in range(8)
+    ]
+    item_ids = [question.session_items[0] for question in stack.place.questions()]
+    asker = Asker(stack.gateway.target, questions)
+    try:
+        await asker.record([(question.user_id, item_ids[i]) for i, question in enumerate(questions)])
+        await asker.learn()
+        outcome = Outcome()
+        stack.redis.freeze()
+        await asker.at_rate(RATE_PER_S, FROZEN_S, outcome)
+        stack.redis.thaw()
+        await asker.until_right(RECOVERY_S, outcome)
+    finally:
+        stack.redis.thaw()
+        await asker.close()
+    check(outcome)
+    assert outcome.fallback, "nobody missed it"
+    return outcome
+
+
+@contextmanager
+def dropped(port: int) -> Iterator[None]:
+    """Packets to and from this port vanish, on loopback too, without a word to either side."""
+    table = f"clozerec_faults_{port}"
+    rules = "\n".join(f"add rule inet {table} out tcp {side} {port} drop" for side in ("dport", "sport"))
+    script = f"add table inet {table}\nadd chain inet {table} out {{ type filter hook output priority 0; }}\n{rules}\n"
+    subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["nft", "delete", "table", "inet", table], check=True)
+
+
+async def _partitioned(stack: Stack, lost: ServiceProcess) -> Outcome:
+    outcome = Outcome()
+    with dropped(lost.port):
+        await stack.asker.at_rate(RATE_PER_S, FROZEN_S, outcome)
+    await stack.asker.until_right(60, outcome)
+    check(outcome)
+    return outcome
+
+
+@row("silent partition of the encoder (nft drop)", "a flagged fallback, never a hang; recovers alone", tool="nft")
+async def partition_the_encoder(stack: Stack) -> Outcome:
+    return await _partitioned(stack, stack.encoders[0])
+
+
+@row("silent partition of the retriever (nft drop)", "a flagged fallback, never a hang; recovers alone", tool="nft")
+async def partition_the_retriever(stack: Stack) -> Outcome:
+    return await _partitioned(stack, stack.retriever)
