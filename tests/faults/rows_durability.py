@@ -64,7 +64,9 @@ async def _unknown(target: str, item_ids: Sequence[str]) -> list[str]:
     async with grpc.aio.insecure_channel(target, OWN_CHANNEL) as channel:
         stub = RetrieverServiceStub(channel)
         for first in range(0, len(item_ids), 1000):
-            request = retriever_pb2.RetrieverServiceGetItemsRequest(item_ids=item_ids[first : first + 1000])
+            request = retriever_pb2.RetrieverServiceGetItemsRequest(
+                item_ids=item_ids[first : first + 1000], metadata_fields=["year"]
+            )
             response = await stub.GetItems(request, timeout=10)
             missing += [item.item_id for item in response.items if not item.known]
     return missing

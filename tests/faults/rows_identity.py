@@ -51,7 +51,7 @@ async def _newcomers(stack: Stack, outcome: Outcome) -> None:
     for _ in range(10):
         caller = stack.identities.credentials(), stack.identities.caller[1]
         asker = Asker(stack.gateway.target, stack.place.questions(), caller)
-        await asker.learn()
+        asker.knows_what(stack.asker)
         await asker.ask(0, outcome)
         await asker.close()
 
