@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-
-import structlog
+from types import TracebackType
 
 from clozerec_core.errors import DeadlineExceeded
-from clozerec_core.tracing import request_span, traceparent_of
+from clozerec_core.tracing import is_tracing, request_span, traceparent_of
 
 REQUEST_ID_KEY = "x-request-id"
 TRACEPARENT_KEY = "traceparent"
@@ -21,7 +19,7 @@ _USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RequestContext:
     """One request, as this process sees it."""
 
@@ -46,7 +44,7 @@ _current: ContextVar[RequestContext | None] = ContextVar("request_context", defa
 
 def current_request() -> RequestContext:
     """The request that this task works for; a fresh one outside of any."""
-    return _current.get() or RequestContext(uuid.uuid4().hex, None, None)
+    return _current.get() or RequestContext(new_id(), None, None)
 
 
 def check_time_left() -> None:
@@ -59,24 +57,48 @@ def check_time_left() -> None:
         raise DeadlineExceeded("the deadline passed before the work was done")
 
 
-@contextmanager
-def handling(metadata: Mapping[str, str], timeout_s: float | None, method: str = "request") -> Iterator[RequestContext]:
-    """Work for one request: take over its id (or make one), its trace and its deadline, and put both ids into every log
-    line."""
-    given, came_with = metadata.get(REQUEST_ID_KEY, ""), metadata.get(TRACEPARENT_KEY, "")
-    with request_span(method, metadata) as span:
-        traceparent = traceparent_of(span) if span is not None else came_with
+class handling:  # noqa: N801  # reads like `asyncio.timeout`
+    """Work for one request: take over its id (or make one), its trace and its deadline.
+
+    A class and no generator, since every call pays for it: a third of the time.
+    """
+
+    def __init__(self, metadata: Mapping[str, str], timeout_s: float | None, method: str = "request") -> None:
+        self._metadata = metadata
+        self._timeout_s = timeout_s
+        self._span = request_span(method, metadata) if is_tracing() else None
+
+    def __enter__(self) -> RequestContext:
+        given, traceparent = self._metadata.get(REQUEST_ID_KEY, ""), self._metadata.get(TRACEPARENT_KEY, "")
+        if self._span is not None:
+            traceparent = traceparent_of(self._span.__enter__())
         request = RequestContext(
-            request_id=given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex,
-            traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
-            deadline=None if timeout_s is None else time.monotonic() + timeout_s,
+            request_id=given if given and _USABLE_ID.fullmatch(given) else new_id(),
+            traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,
+            deadline=None if self._timeout_s is None else time.monotonic() + self._timeout_s,
         )
-        ids = {"request_id": request.request_id}
-        if request.traceparent is not None:
-            ids["trace_id"] = request.traceparent.split("-")[1]
-        token = _current.set(request)
-        try:
-            with structlog.contextvars.bound_contextvars(**ids):
-                yield request
-        finally:
-            _current.reset(token)
+        self._token = _current.set(request)
+        return request
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _current.reset(self._token)
+        if self._span is not None:
+            self._span.__exit__(kind, error, trace)
+
+
+def new_id() -> str:
+    """32 random hexadecimal digits."""
+    return os.urandom(16).hex()
+
+
+def ids_for_logs() -> Mapping[str, str]:
+    """What every log line of the request that this task works for has; nothing outside of any."""
+    request = _current.get()
+    if request is None:
+        return {}
+    ids = {"request_id": request.request_id}
+    if request.traceparent is not None:
+        ids["trace_id"] = request.traceparent.split("-")[1]
+    return ids

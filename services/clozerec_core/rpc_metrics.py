@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -63,28 +62,22 @@ class _Method:
         self._in_flight = metrics.CALLS_IN_FLIGHT.labels(service) if service.startswith("clozerec.") else None
         self._handled: dict[str, Counter] = {}
 
-    @contextmanager
-    def call(self, context: Any) -> Iterator[None]:
-        """One call; its code is read from the context, or from how it broke off."""
+    def began(self) -> float:
+        """Count a call that begins; returns when that was."""
         self._started.inc()
         if self._in_flight is not None:
             self._in_flight.inc()
-        began = time.perf_counter()
-        code = "UNKNOWN"
-        try:
-            yield
-            code = _CODE_NAMES[context.code()]
-        except grpc.aio.AbortError:
-            code = _CODE_NAMES[context.code()]
-            raise
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            raise
-        finally:
-            self._handling.observe(time.perf_counter() - began)
-            if self._in_flight is not None:
-                self._in_flight.dec()
-            self._count(code)
+        return time.perf_counter()
+
+    def ended(self, began: float, context: Any, error: BaseException | None) -> None:
+        """Count a call that ends; its code is read from the context, or from how it broke off."""
+        self._handling.observe(time.perf_counter() - began)
+        if self._in_flight is not None:
+            self._in_flight.dec()
+        if error is None or isinstance(error, grpc.aio.AbortError):
+            self._count(_CODE_NAMES[context.code()])
+        else:
+            self._count("CANCELLED" if isinstance(error, asyncio.CancelledError) else "UNKNOWN")
 
     def _count(self, code: str) -> None:
         handled = self._handled.get(code)
@@ -120,8 +113,14 @@ def _wrap(handler: Any, method: str) -> Any:
 
 def _coroutine(inner: Callable[[Any, Any], Awaitable[Any]], method: _Method) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
-        with method.call(context):
-            return await inner(request, context)
+        began = method.began()
+        try:
+            response = await inner(request, context)
+        except BaseException as error:
+            method.ended(began, context, error)
+            raise
+        method.ended(began, context, None)
+        return response
 
     return call
 
@@ -130,8 +129,13 @@ def _generator(
     inner: Callable[[Any, Any], AsyncIterator[Any]], method: _Method
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-        with method.call(context):
+        began = method.began()
+        try:
             async for response in inner(request, context):
                 yield response
+        except BaseException as error:
+            method.ended(began, context, error)
+            raise
+        method.ended(began, context, None)
 
     return call

@@ -1,7 +1,7 @@
 """Structured logs, one JSON object a line, and the names that they use.
 
 Logs go to standard error: standard output belongs to commands whose result is a line. Request ids, where there is a
-request, are bound by `request_context.py` and appear in every line that the request causes.
+request, come from `request_context.py` and appear in every line that the request causes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 from typing import Literal
 
 import structlog
+
+from clozerec_core.request_context import ids_for_logs
 
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -37,7 +39,7 @@ def configure_logging(level: LogLevel = "info", log_format: LogFormat = "json") 
     )
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _with_request_ids,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -48,6 +50,12 @@ def configure_logging(level: LogLevel = "info", log_format: LogFormat = "json") 
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_LibraryLines()], force=True)
+
+
+def _with_request_ids(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Asked when a line is written, so that requests without one pay nothing."""
+    event.update(ids_for_logs())
+    return event
 
 
 def get_audit_logger() -> structlog.typing.FilteringBoundLogger:

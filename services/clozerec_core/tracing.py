@@ -69,12 +69,15 @@ def _use(tracer: Tracer | None) -> None:
         _tracer = tracer
 
 
+def is_tracing() -> bool:
+    """Whether spans are exported."""
+    return _tracer is not None
+
+
 @contextmanager
-def request_span(method: str, metadata: Mapping[str, str]) -> Iterator[Span | None]:
-    """A server span below the caller's, while the request is handled; None where tracing is off."""
-    if _tracer is None:
-        yield None
-        return
+def request_span(method: str, metadata: Mapping[str, str]) -> Iterator[Span]:
+    """A server span below the caller's, while the request is handled; only where `is_tracing`."""
+    assert _tracer is not None
     from opentelemetry.trace import SpanKind
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
