@@ -67,6 +67,7 @@ class RemoteStub:
                 metadata = (*metadata, (AUTHORIZATION_KEY, f"Bearer {self._tokens.current()[0]}"))
             return await getattr(self._stub, method)(request, timeout=timeout, metadata=metadata)
 
+        setattr(self, method, call)
         return call
 
     async def __aenter__(self) -> RemoteStub:

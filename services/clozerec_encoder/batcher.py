@@ -18,6 +18,7 @@ from typing import Generic, TypeVar, cast
 from clozerec_core import metrics
 from clozerec_core.errors import DeadlineExceeded, Overloaded
 from clozerec_core.request_context import current_request
+from clozerec_core.rpc_client import LOCAL_PEER
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -170,7 +171,7 @@ class Batcher(Generic[W, R]):
             Overloaded: too much is waiting.
             DeadlineExceeded: the request's time was up before its turn came.
         """
-        if self._is_alone(sum(costs)):
+        if self._is_alone(sum(costs), caller):
             self._metrics.pieces.observe(len(pieces))
             results = list(self._run(pieces))
             self._lone_run_s = time.monotonic() - self._last_call
@@ -197,12 +198,13 @@ class Batcher(Generic[W, R]):
         for thread in self._threads:
             thread.join()
 
-    def _is_alone(self, cost: int) -> bool:
-        """Whether nobody else is served or has just been, and the work is small."""
+    def _is_alone(self, cost: int, caller: str) -> bool:
+        """Whether the work is small and nobody else is served. Nor has just been, where calls come from other
+        processes: a batch could gather. In one process the loop that would wait is the one that calls."""
         now = time.monotonic()
         gap_s, self._last_call = now - self._last_call, now
         rare = gap_s > max(LONE_GAP_S, 3 * self._lone_run_s)
-        return rare and cost <= self._lone_cost and not self._queue and not self._num_working
+        return (rare or caller == LOCAL_PEER) and cost <= self._lone_cost and not self._queue and not self._num_working
 
     def _retry_s(self) -> float:
         """How long what waits will take."""
