@@ -74,24 +74,26 @@ class SequenceReader:
             raise NoTextEngine
 
     def _read(self, sequence: TokenSequence, number: int) -> Reading:
-        tokens = sequence.tokens
-        if len(tokens) > MAX_SEQUENCE_TOKENS:
-            raise BadRequest.of(
-                f"sequences[{number}].tokens", f"{len(tokens)} tokens; at most {MAX_SEQUENCE_TOKENS} are allowed"
-            )
-        mask_index = len(tokens) if sequence.mask_index is None else sequence.mask_index
-        if mask_index > len(tokens):
-            raise BadRequest.of(
-                f"sequences[{number}].mask_index", f"expected 0 to {len(tokens)}, the sequence's length"
-            )
+        tokens, rows = sequence.tokens, sequence.rows
+        field, length = f"sequences[{number}]", len(tokens if rows is None else rows)
+        if length > MAX_SEQUENCE_TOKENS:
+            raise BadRequest.of(f"{field}.tokens", f"{length} tokens; at most {MAX_SEQUENCE_TOKENS} are allowed")
+        mask_index = length if sequence.mask_index is None else sequence.mask_index
+        if mask_index > length:
+            raise BadRequest.of(f"{field}.mask_index", f"expected 0 to {length}, the sequence's length")
         encoded = Encoded()
-        if set(map(type, tokens)) == {str}:
+        if rows is not None and max(rows, default=0) >= len(self.catalogue):
+            raise BadRequest.of(f"{field}.rows", f"expected rows below {len(self.catalogue)}, the bundle's items")
+        if rows is None and set(map(type, tokens)) == {str}:
             # All of them known items, as nearly always: one pass, at the speed of the look-up.
-            rows = self.catalogue.rows_of(cast("Sequence[str]", tokens))
-            if len(rows) == len(tokens) and self.vectorless.isdisjoint(rows):
-                window = window_around(len(rows), mask_index, self.max_items)
+            known = self.catalogue.rows_of(cast("Sequence[str]", tokens))
+            rows = known if len(known) == length else None
+        if rows is not None:
+            if rows and self.vectorless.isdisjoint(rows):
+                window = window_around(length, mask_index, self.max_items)
                 return Reading(encoded, RowSequence(rows[window.start : window.stop], window.mask_position))
-        return self._read_each(tokens, mask_index, encoded, f"sequences[{number}].tokens")
+            tokens = tokens or [self.catalogue.item_ids[row] for row in rows]
+        return self._read_each(tokens, mask_index, encoded, f"{field}.tokens")
 
     def _read_each(self, tokens: Sequence[Token], mask_index: int, encoded: Encoded, field: str) -> Reading:
         """Tokens of any kind, known or not."""

@@ -44,7 +44,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         with self._bundles.using(request.bundle_id) as encoder:
             readings = await self._read(
                 sum(len(message.tokens) for message in request.sequences),
-                lambda: encoder.read([_sequence(message, i) for i, message in enumerate(request.sequences)]),
+                lambda: encoder.read([_sequence(message, i, request) for i, message in enumerate(request.sequences)]),
             )
             results = await encoder.encode(readings, context.peer())
             return encoder_pb2.EncodeSequencesResponse(
@@ -99,11 +99,18 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         return work() if num_tokens <= TOKENS_ON_THE_LOOP else await self._reader.run(work)
 
 
-def _sequence(message: encoder_pb2.Sequence, number: int) -> TokenSequence:
+def _sequence(message: encoder_pb2.Sequence, number: int, request: encoder_pb2.EncodeSequencesRequest) -> TokenSequence:
+    mask_index = message.mask_index if message.HasField("mask_index") else None
+    if message.rows:
+        if message.tokens:
+            raise BadRequest.of(f"sequences[{number}].rows", "send either tokens or rows")
+        if not request.bundle_id:
+            raise BadRequest.of("bundle_id", "name the bundle whose rows are meant; those of two must not mix")
+        return TokenSequence((), mask_index, list(message.rows))
     tokens: list[Token] = [token.item_id for token in message.tokens]
     if "" in tokens:  # an empty id, or another kind of token
         tokens = [_token(token, f"sequences[{number}].tokens[{i}]") for i, token in enumerate(message.tokens)]
-    return TokenSequence(tokens, message.mask_index if message.HasField("mask_index") else None)
+    return TokenSequence(tokens, mask_index)
 
 
 def _token(message: encoder_pb2.Token, field: str) -> Token:

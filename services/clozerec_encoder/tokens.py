@@ -32,6 +32,8 @@ class TokenSequence:
 
     tokens: Sequence[Token]
     mask_index: int | None = None
+    rows: Sequence[int] | None = None
+    """In place of tokens: items of the bundle by their rows."""
 
 
 @dataclass(slots=True)

@@ -85,7 +85,7 @@ class Parts:
     def pipeline(self, bundle: Bundle) -> Pipeline:
         """The pipeline of one bundle; blocking."""
         manifest = bundle.manifest
-        encoder = EncoderClient(self._encoder_stub, manifest.bundle_id, self._encoder)
+        encoder = EncoderClient(self._encoder_stub, bundle, self._encoder)
         retriever = RetrieverClient(self._retriever_stub, manifest.bundle_id, manifest.schema_, self._retriever)
         kept = KeptCatalogue(bundle, self._store)
         day_zero = DayZeroItems(retriever)

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf import field_mask_pb2, struct_pb2
 
 from clozerec.v1 import encoder_pb2, retriever_pb2
+from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import Schema
 from clozerec_core.errors import ClozerecError, UnknownItem
 from clozerec_core.filter_wire import filter_to_wire
@@ -54,11 +55,10 @@ Member = str | TextItem | ContentItem
 
 @dataclass(frozen=True)
 class EncodedSequence:
-    """What the encoder made of a sequence; positions are those of its members."""
+    """What the encoder made of a sequence."""
 
     intent: Sequence[float] | None
-    unread: frozenset[int] = frozenset()
-    """Members that have no vector, or that the encoder does not know."""
+    """None: no member of it could be read."""
     text_truncated: bool = False
 
 
@@ -78,6 +78,9 @@ class Selection:
     top_k: int
     where: Predicate = EVERYTHING
     exclude_item_ids: Sequence[str] = ()
+    """Items that the bundle does not have."""
+    exclude_rows: Sequence[int] = ()
+    """Items of the bundle."""
     metadata_fields: Sequence[str] = ()
     after: Place | None = None
     """Only what comes after it in the order."""
@@ -125,9 +128,10 @@ _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.St
 class EncoderClient:
     """Calls EncoderService for one bundle."""
 
-    def __init__(self, stub: EncoderServiceAsyncStub, bundle_id: str, encoder: Dependency) -> None:
+    def __init__(self, stub: EncoderServiceAsyncStub, bundle: Bundle, encoder: Dependency) -> None:
         self._stub = stub
-        self._bundle_id = bundle_id
+        self._bundle_id = bundle.bundle_id
+        self._rows_of = bundle.catalogue.rows_of
         self._encoder = encoder
 
     async def encode_sequence(self, members: Sequence[Member], mask_index: int | None) -> EncodedSequence:
@@ -140,14 +144,15 @@ class EncoderClient:
         """Intents of several sequences, in one batch."""
         request = encoder_pb2.EncodeSequencesRequest(bundle_id=self._bundle_id)
         for members, mask_index in zip(sequences, mask_indexes, strict=True):
-            request.sequences.add(tokens=[_token(member) for member in members], mask_index=mask_index)
+            ids = [member for member in members if isinstance(member, str)]
+            rows = self._rows_of(ids) if len(ids) == len(members) else []
+            if len(rows) == len(members):
+                request.sequences.add(rows=rows, mask_index=mask_index)
+            else:
+                request.sequences.add(tokens=[_token(member) for member in members], mask_index=mask_index)
         response = await self._encoder.call(self._stub.EncodeSequences, request, SEQUENCE_SHARE)
         return [
-            EncodedSequence(
-                intent=encoded.intent or None,
-                unread=frozenset((*encoded.unknown_tokens, *encoded.vectorless_tokens)),
-                text_truncated=bool(encoded.truncated_tokens),
-            )
+            EncodedSequence(list(encoded.intent) or None, text_truncated=bool(encoded.truncated_tokens))
             for encoded in response.sequences
         ]
 
@@ -190,8 +195,10 @@ class RetrieverClient:
             bundle_id=self._bundle_id,
             top_k=selection.top_k,
             exclude_item_ids=selection.exclude_item_ids,
+            exclude_rows=selection.exclude_rows,
             metadata_fields=selection.metadata_fields,
             after=_cursor(selection.after),
+            as_cards=True,
         )
         if selection.where != EVERYTHING:
             request.filter.CopyFrom(filter_to_wire(selection.where, self._schema))
@@ -252,9 +259,11 @@ class RetrieverClient:
             item_id=item_id,
             top_k=selection.top_k,
             exclude_item_ids=selection.exclude_item_ids,
+            exclude_rows=selection.exclude_rows,
             metadata_fields=selection.metadata_fields,
             after=_cursor(selection.after),
             include_vectors=selection.include_vectors,
+            as_cards=True,
         )
         if selection.where != EVERYTHING:
             request.filter.CopyFrom(filter_to_wire(selection.where, self._schema))
@@ -281,9 +290,7 @@ def _cursor(place: Place | None) -> retriever_pb2.Cursor | None:
 
 
 def _candidate(message: retriever_pb2.Candidate) -> Candidate:
-    return Candidate(
-        message.item_id, message.score, message.row, message.display_name, message.metadata, message.vector
-    )
+    return Candidate(message.item_id, message.score, message.row, message.card, message.vector)
 
 
 def _outcome(status: retriever_pb2.ItemStatus) -> ItemOutcome:

@@ -59,6 +59,10 @@ class EventStore(Protocol):
         """What is known of a person; nothing for an unknown one."""
         ...
 
+    def at_hand(self, user_id: str) -> LiveHistory | None:
+        """The same where it can be told at once, and as the same object until it changes; None: ask `history`."""
+        ...
+
     async def forget(self, user_id: str, now_us: int) -> int:
         """Erase a person's events and remember when; returns how many there were."""
         ...

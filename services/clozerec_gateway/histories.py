@@ -20,6 +20,7 @@ from clozerec_core.request_context import current_request
 from clozerec_core.workers import Workers
 from clozerec_gateway.circuit import Circuit
 from clozerec_gateway.events import EventStore, HistoryStoreGone, LiveHistory
+from clozerec_gateway.history import History
 
 US_PER_S = 1_000_000
 
@@ -27,7 +28,7 @@ STAGE_SHARE = 0.25
 """Of the time that a request has left, for its person's history."""
 
 CACHED_EVENTS = 1_000_000
-"""Of people whose bundle history was read lately; about 80 bytes each."""
+"""Of people who were read lately, in each of two caches; about 80 bytes each."""
 
 BundleHistory = tuple[Sequence[str], Sequence[int]]
 """Item ids, oldest first, and the times of their events in microseconds."""
@@ -82,15 +83,26 @@ class Histories:
         self._circuit = circuit
         self._timeout_s = timeout_s
         self._weights: Mapping[str, float] = bundle.manifest.payload.get("event_weights") or {}
+        self._row_of = bundle.catalogue.row_of
+        self._merged: LRUCache[str, tuple[LiveHistory, History | None]] = LRUCache(
+            CACHED_EVENTS, lambda kept: min(CACHED_EVENTS, 1 + len(kept[1] or ()))
+        )
 
-    async def item_ids(self, user_id: str) -> Sequence[str] | None:
-        """The person's items, oldest first, repeats included; None for an unknown person.
+    async def of(self, user_id: str) -> History | None:
+        """What the person did; None for an unknown person.
 
         Raises:
             HistoryStoreGone: nobody knows what was recorded, nor whether the person asked to be forgotten.
         """
-        live = await self._live_history(user_id)
-        return merged(await self._bundle.read(user_id), live, self._weights)
+        live = self._live.at_hand(user_id) or await self._live_history(user_id)
+        kept = self._merged.get(user_id)
+        if kept is not None and kept[0] is live:
+            return kept[1]
+        item_ids = merged(await self._bundle.read(user_id), live, self._weights)
+        history = None if item_ids is None else History(item_ids, self._row_of)
+        if self._live.at_hand(user_id) is live:  # else the store would not say when it changes
+            self._merged[user_id] = live, history
+        return history
 
     async def _live_history(self, user_id: str) -> LiveHistory:
         if not self._circuit.lets_pass():

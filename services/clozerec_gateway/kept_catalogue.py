@@ -14,9 +14,9 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from google.protobuf import struct_pb2
 
 from clozerec_core.bundle import Bundle
+from clozerec_core.card import render_card
 from clozerec_core.catalogue import cell_to_json
 from clozerec_core.errors import BadRequest
 from clozerec_core.hybrid import SCORE_STEPS_PER_UNIT
@@ -102,7 +102,7 @@ class KeptCatalogue:
         Raises:
             DeadlineExceeded: the request's time was up before enough were found.
         """
-        excluded = frozenset(selection.exclude_item_ids)
+        excluded, excluded_rows = frozenset(selection.exclude_item_ids), frozenset(selection.exclude_rows)
         after = selection.after
         found: list[Candidate] = []
         for seen, (row, score, item) in enumerate(self._in_order()):
@@ -110,7 +110,7 @@ class KeptCatalogue:
                 check_time_left()
             if after is not None and (-score, row) <= (-round(after.score, 4), after.row):
                 continue
-            if item.item_id in excluded:
+            if row in excluded_rows or item.item_id in excluded:
                 continue
             if selection.where != EVERYTHING and not matches(selection.where, item.cells):
                 continue
@@ -135,10 +135,9 @@ class KeptCatalogue:
                 yield len(self._order) + place, 0.0, item
 
     def _candidate(self, row: int, score: float, item: _Item, fields: Sequence[str]) -> Candidate:
-        metadata = struct_pb2.Struct()
         names = fields or list(self._schema)
-        metadata.update({name: cell_to_json(item.cells.get(name), self._schema[name]) for name in names})
-        return Candidate(item.item_id, score, row, item.display_name, metadata)
+        metadata = {name: cell_to_json(item.cells.get(name), self._schema[name]) for name in names}
+        return Candidate(item.item_id, score, row, render_card(item.item_id, item.display_name, metadata))
 
     def _cells(self, document: Mapping[str, Any]) -> Cells:
         """Columns that the bundle does not have, or has with another type, are not spoken of."""

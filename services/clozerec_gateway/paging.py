@@ -1,7 +1,7 @@
 """Page tokens: what an answer was ranked by and where it ended, signed, so that any gateway with the key can go on.
 
-A token is bytes in base64: HMAC-SHA-256 (its first 16 bytes), then what it covers: version, the request's fingerprint,
-expiry, and a body in JSON. A caller can read it and cannot change it.
+A token is bytes in base64: keyed BLAKE2b (16 bytes), then what it covers: version, the request's fingerprint,
+expiry, the place where the page ended, the intent, and the rest in JSON. A caller can read it and cannot change it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from clozerec_core.errors import BadRequest, StalePage
 from clozerec_gateway.query import Fallback, Place, Source
 
 LIFETIME_S = 30 * 60
 
 _SIGNATURE_BYTES = 16
+_VERSION = 2
 _HEAD = struct.Struct(">B16sQ")
-_VERSION = 1
+"""Version, fingerprint, expiry in seconds since the epoch."""
+_PLACE = struct.Struct(">dIH")
+"""Score, row, length of the intent."""
+_NO_ROW = 2**32 - 1
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -64,21 +67,27 @@ class PageTokens:
 
     def write(self, page: Page, fingerprint: bytes) -> str:
         """The token that continues a request."""
-        ranked = page.ranked
-        body = {
-            "b": ranked.bundle_id,
-            "i": "" if ranked.intent is None else _floats_to_text(ranked.intent),
-            "s": ranked.stored_item_id,
-            "o": ranked.source.value,
-            "f": ranked.fallback.value,
-            "m": ranked.missing,
-            "u": list(ranked.unknown_item_ids),
-            "t": ranked.text_truncated,
-            "a": None if page.after is None else [page.after.score, page.after.row],
-            "r": sorted(page.returned),
-        }
-        signed = _HEAD.pack(_VERSION, fingerprint, int(self._now_s()) + LIFETIME_S)
-        signed += json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+        ranked, after = page.ranked, page.after
+        intent = () if ranked.intent is None else ranked.intent
+        place = (0.0, _NO_ROW) if after is None else (after.score, after.row)
+        words = [
+            ranked.bundle_id,
+            ranked.stored_item_id,
+            ranked.source.value,
+            ranked.fallback.value,
+            ranked.missing,
+            list(ranked.unknown_item_ids),
+            ranked.text_truncated,
+            sorted(page.returned),
+        ]
+        signed = b"".join(
+            (
+                _HEAD.pack(_VERSION, fingerprint, int(self._now_s()) + LIFETIME_S),
+                _PLACE.pack(*place, len(intent)),
+                struct.pack(f">{len(intent)}f", *intent),
+                _to_json(words).encode(),
+            )
+        )
         return base64.urlsafe_b64encode(self._signature(signed) + signed).decode()
 
     def read(self, token: str, fingerprint: bytes) -> Page:
@@ -86,7 +95,7 @@ class PageTokens:
 
         Raises:
             BadRequest: it is no token of ours, or another request's.
-            StalePage: its time is over.
+            StalePage: its time is over, or another release wrote it.
         """
         try:
             raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
@@ -95,26 +104,33 @@ class PageTokens:
         signature, signed = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._signature(signed)):
             raise _not_ours()
-        _, of_request, expires_s = _HEAD.unpack_from(signed)
+        version, of_request, expires_s = _HEAD.unpack_from(signed)
         if of_request != fingerprint:
             raise BadRequest.of("page_token", "belongs to another request; a page needs all other fields as they were")
         if self._now_s() > expires_s:
             raise StalePage(f"this page token is over {LIFETIME_S // 60} minutes old; ask for the first page again")
-        body = json.loads(signed[_HEAD.size :])
-        ranked = Ranked(
-            bundle_id=body["b"],
-            intent=_floats_from_text(body["i"]) if body["i"] else None,
-            stored_item_id=body["s"],
-            source=Source(body["o"]),
-            fallback=Fallback(body["f"]),
-            missing=body["m"],
-            unknown_item_ids=body["u"],
-            text_truncated=body["t"],
+        if version != _VERSION:
+            raise StalePage("another release wrote this page token; ask for the first page again")
+        score, row, dim = _PLACE.unpack_from(signed, _HEAD.size)
+        start = _HEAD.size + _PLACE.size
+        intent = struct.unpack_from(f">{dim}f", signed, start)
+        bundle_id, stored, source, fallback, missing, unknown, truncated, returned = json.loads(
+            signed[start + 4 * dim :]
         )
-        return Page(ranked, None if body["a"] is None else Place(*body["a"]), frozenset(body["r"]))
+        ranked = Ranked(
+            bundle_id=bundle_id,
+            intent=intent or None,
+            stored_item_id=stored,
+            source=Source(source),
+            fallback=Fallback(fallback),
+            missing=missing,
+            unknown_item_ids=unknown,
+            text_truncated=truncated,
+        )
+        return Page(ranked, None if row == _NO_ROW else Place(score, row), frozenset(returned))
 
     def _signature(self, signed: bytes) -> bytes:
-        return hmac.digest(self._key, signed, "sha256")[:_SIGNATURE_BYTES]
+        return hashlib.blake2b(signed, key=self._key, digest_size=_SIGNATURE_BYTES).digest()
 
 
 def mark(item_id: str) -> int:
@@ -124,12 +140,3 @@ def mark(item_id: str) -> int:
 
 def _not_ours() -> BadRequest:
     return BadRequest.of("page_token", "expected the next_page_token of an earlier answer, unchanged")
-
-
-def _floats_to_text(values: Sequence[float]) -> str:
-    return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
-
-
-def _floats_from_text(text: str) -> list[float]:
-    values: list[float] = np.frombuffer(base64.b64decode(text), "<f4").tolist()
-    return values

@@ -11,7 +11,6 @@ not reply, the same path goes on with less and says so:
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,13 +19,12 @@ import grpc
 from clozerec_core import metrics
 from clozerec_core.bundle import Bundle
 from clozerec_core.errors import BadRequest, NoTextEngine, UnknownItem
-from clozerec_core.interactions import newest_distinct, without_repeats
-from clozerec_core.limits import MAX_SEEN_ITEMS
 from clozerec_gateway.clients import EncoderClient, RetrieverClient, Selection, TextItem
 from clozerec_gateway.dependency import DependencyGone
 from clozerec_gateway.diversity import num_candidates
 from clozerec_gateway.events import HistoryStoreGone
 from clozerec_gateway.histories import Histories
+from clozerec_gateway.history import NO_HISTORY, History, Items
 from clozerec_gateway.kept_catalogue import KeptCatalogue
 from clozerec_gateway.live_items import LiveItems
 from clozerec_gateway.paging import Page, PageTokens, Ranked
@@ -44,8 +42,7 @@ MAX_TRIES_SIMILAR = 3
 class Person:
     """Whom a query is about."""
 
-    history: Sequence[str] = ()
-    """Oldest first."""
+    history: History = NO_HISTORY
     is_known: bool = False
     is_lost: bool = False
     """The history could not be read."""
@@ -73,6 +70,7 @@ class Pipeline:
         self.manifest = bundle.manifest
         self.histories = services.histories
         self.items = services.items
+        self._row_of = bundle.catalogue.row_of
         self._encoder = services.encoder
         self._retriever = services.retriever
         self._reader = services.reader
@@ -120,7 +118,6 @@ class Pipeline:
             with timed(Stage.EXPLAIN):
                 reasons = await self._explainer.reasons(query, ranked, sequence, found)
         return Recommendation(
-            recommendation_id=uuid.uuid4().hex,
             query_type=query.query_type,
             bundle_id=self.manifest.bundle_id,
             found=found,
@@ -159,7 +156,7 @@ class Pipeline:
         if not query.user_id or not self._needs_history(query):
             return Person()
         try:
-            history = await self.histories.item_ids(query.user_id)
+            history = await self.histories.of(query.user_id)
         except HistoryStoreGone:
             return Person(is_lost=True)
         if history is None:
@@ -181,9 +178,11 @@ class Pipeline:
             case QueryType.ITEM_TO_ITEM:
                 return NOTHING
             case QueryType.USER_TO_ITEM:
-                return await self._reader.read(person.history, query.mask_index if person.is_known else None)
+                if query.mask_index is not None and person.is_known:
+                    return await self._reader.read(person.history.item_ids, query.mask_index)
+                return await self._reader.read_history(person.history)
             case QueryType.CONTEXTUAL:
-                return await self._with_item(query, await self._reader.read(person.history, None))
+                return await self._with_item(query, await self._reader.read_history(person.history))
             case QueryType.SEQUENTIAL:
                 return await self._reader.read(query.session_items, query.mask_index)
 
@@ -278,18 +277,20 @@ class Pipeline:
 
     def _selection(self, query: Query, person: Person, page: Page | None) -> Selection:
         """What may be returned: all but the query's item, what was named, and what was seen."""
-        excluded = [*query.exclude_item_ids]
+        excludes_seen = self._excludes_seen(query)
+        named = [*query.exclude_item_ids, *(query.session_items if excludes_seen else ())]
         if query.item_id:
-            excluded.append(query.item_id)
-        if self._excludes_seen(query):
-            excluded += query.session_items
-            excluded += newest_distinct(person.history, MAX_SEEN_ITEMS)
+            named.append(query.item_id)
+        excluded = Items.of(named, self._row_of)
+        if excludes_seen:
+            excluded += person.history.seen
         top_k = query.top_k or self.manifest.serving.top_k_results
         is_diverse = query.diversity > 0
         return Selection(
             top_k=num_candidates(top_k) if is_diverse else top_k,
             where=query.where,
-            exclude_item_ids=without_repeats(excluded),
+            exclude_item_ids=excluded.strangers,
+            exclude_rows=excluded.rows,
             metadata_fields=query.metadata_fields,
             after=None if page is None or is_diverse else page.after,
             include_vectors=is_diverse or query.explain,

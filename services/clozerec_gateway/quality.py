@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-import uuid
 from collections import OrderedDict
+from functools import lru_cache
 
 from prometheus_client import Counter
 
 from clozerec.v1 import recommender_pb2
 from clozerec_core import metrics
+from clozerec_core.request_context import new_id
 
 OTHER_BUNDLE = "other"
 """Stands for bundles that this gateway has seen no answer of, such as those from before its start."""
@@ -30,6 +31,11 @@ COVERAGE_WINDOW_S = 3600.0
 MAX_DISTINCT = 1_000_000
 
 _ID = re.compile(r"[0-9a-f]{32}-([0-9a-f]{8})([0-9])([0-9])")
+
+
+@lru_cache(MAX_BUNDLES)
+def _tag(bundle_id: str) -> str:
+    return hashlib.blake2b(bundle_id.encode(), digest_size=4).hexdigest()
 
 
 def _words(enum: type[recommender_pb2.QueryType], prefix: str) -> dict[int, str]:
@@ -61,14 +67,14 @@ class QualityWatch:
             labels = (answer.bundle_id, _QUERY_TYPES[answer.query_type], _FALLBACKS[answer.fallback])
             counter = self._given[key] = metrics.GATEWAY_RECOMMENDATIONS.labels(*labels)
         counter.inc()
-        for item in answer.items:
-            self._from[item.source].inc()
+        if answer.items:  # all of them were scored in one way
+            self._from[answer.items[0].source].inc(len(answer.items))
         self._cover({item.item_id for item in answer.items})
-        return f"{uuid.uuid4().hex}-{self.learn(answer.bundle_id)}{answer.query_type}{answer.fallback}"
+        return f"{new_id()}-{self.learn(answer.bundle_id)}{answer.query_type}{answer.fallback}"
 
     def learn(self, bundle_id: str) -> str:
         """The tag of a bundle, whose hits are counted under its id from now on."""
-        tag = hashlib.blake2b(bundle_id.encode(), digest_size=4).hexdigest()
+        tag = _tag(bundle_id)
         if tag not in self._bundle_of_tag:
             self._bundle_of_tag[tag] = bundle_id
             if len(self._bundle_of_tag) > MAX_BUNDLES:

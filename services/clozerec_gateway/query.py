@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from google.protobuf import struct_pb2
-
 from clozerec_core.catalogue import Schema
 from clozerec_core.errors import BadRequest, Violation
 from clozerec_core.filters import column_violations
@@ -104,9 +102,8 @@ class Candidate:
     item_id: str
     score: float
     row: int
-    display_name: str
-    metadata: struct_pb2.Struct
-    """Passed through as it came from the retriever: nothing in the gateway reads it."""
+    card: bytes
+    """What the caller sees of it, see `clozerec_core.card`: nothing in the gateway reads it."""
     vector: Sequence[float] = ()
     """Where it was asked for."""
 
@@ -128,7 +125,6 @@ class Found:
 class Recommendation:
     """One answer."""
 
-    recommendation_id: str
     query_type: QueryType
     bundle_id: str
     found: Found

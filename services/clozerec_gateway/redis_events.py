@@ -97,6 +97,10 @@ class RedisEvents:
         events = [_event(user_id, member, int(time_us)) for member, time_us in members]
         return LiveHistory(events, None if forgotten is None else int(forgotten))
 
+    def at_hand(self, user_id: str) -> LiveHistory | None:
+        """See `EventStore`: other gateways write, too."""
+        return None
+
     async def forget(self, user_id: str, now_us: int) -> int:
         """See `EventStore`."""
         pipeline = self._redis.pipeline(transaction=True)

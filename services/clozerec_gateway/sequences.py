@@ -13,6 +13,7 @@ from clozerec_core.bundle import Bundle
 from clozerec_core.interactions import window_around, without_repeats
 from clozerec_gateway.clients import ContentItem, Member, TextItem
 from clozerec_gateway.dependency import DependencyGone
+from clozerec_gateway.history import History
 from clozerec_gateway.live_items import DayZeroItems
 
 LEAST_READ = 1_000
@@ -85,6 +86,21 @@ class SequenceReader:
     def window_len(self) -> int:
         """Items that the network reads beside the mask."""
         return self._window_len
+
+    async def read_history(self, history: History) -> TokenSequence:
+        """The newest members; which ids are unknown is not told."""
+        if history.window is not None:
+            return history.window
+        newest = history.item_ids[-self._window_len :]
+        if all(self._is_lasting(item_id) for item_id in newest):
+            history.window = TokenSequence(newest, len(newest))
+            return history.window
+        return await self.read(history.item_ids, None)
+
+    def _is_lasting(self, item_id: str) -> bool:
+        """Whether it is and stays a member as it is: an item of the bundle, with a vector."""
+        row = self._row_of(item_id)
+        return row is not None and self._has_vector[row]
 
     async def read(self, item_ids: Sequence[str], mask_index: int | None) -> TokenSequence:
         """The members nearest to the mask.

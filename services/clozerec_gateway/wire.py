@@ -82,9 +82,11 @@ def query_from_wire(request: recommender_pb2.RecommendRequest, schema: Schema) -
 
 def fingerprint(request: recommender_pb2.RecommendRequest) -> bytes:
     """Which request it is, its page token aside: equal requests have equal ones, over gRPC and JSON alike."""
-    bare = recommender_pb2.RecommendRequest()
-    bare.CopyFrom(request)
-    bare.page_token = ""
+    bare = request
+    if request.page_token:
+        bare = recommender_pb2.RecommendRequest()
+        bare.CopyFrom(request)
+        bare.page_token = ""
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).digest()[:16]
 
 
@@ -95,19 +97,14 @@ def recommendation_to_wire(answer: Recommendation) -> recommender_pb2.RecommendR
         query_type=_QUERY_TYPES_TO_WIRE[answer.query_type],
         fallback=_FALLBACKS[answer.fallback],
         bundle_id=answer.bundle_id,
-        recommendation_id=answer.recommendation_id,
         unknown_item_ids=answer.unknown_item_ids,
         exhausted=answer.found.exhausted,
         next_page_token=answer.next_page_token,
     )
     for candidate in answer.found.candidates:
-        item = response.items.add(
-            item_id=candidate.item_id,
-            score=candidate.score,
-            display_name=candidate.display_name,
-            metadata=candidate.metadata,
-            source=source,
-        )
+        item = response.items.add()
+        item.MergeFromString(candidate.card)
+        item.score, item.source = candidate.score, source
         for reason in answer.reasons.get(candidate.item_id, ()):
             item.reasons.add(kind=reason.kind, item_id=reason.item_id, weight=reason.weight, text=reason.text)
     return response

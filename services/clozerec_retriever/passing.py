@@ -49,6 +49,12 @@ class Passing:
         return np.flatnonzero(self.of_index_B)
 
     @cached_property
+    def not_of_index_B(self) -> Mask:
+        """Rows of the index that do not pass."""
+        mask: Mask = ~self.of_index_B
+        return mask
+
+    @cached_property
     def by_cell(self) -> PassingByCell:
         """The same by cell; for an index that has cells."""
         assert self._cells is not None

@@ -36,7 +36,9 @@ class Ranking:
 
     def without(self, rows: list[int]) -> Ranking:
         """The same but some rows."""
-        kept = ~np.isin(self.rows, rows)
+        left_out = set(rows)
+        # For the few rows of an answer a tenth of what `np.isin` takes.
+        kept = [place for place, row in enumerate(self.rows.tolist()) if row not in left_out]
         return Ranking(self.rows[kept], self.scores[kept])
 
     def after(self, place: Place) -> Ranking:

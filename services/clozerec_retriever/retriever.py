@@ -7,6 +7,7 @@ loop.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,15 @@ FEW_EXCLUDED = 64
 """Up to so many rows, to look for more and drop them is faster than to prepare what passes anew."""
 
 
+QUICK_S = 0.0005
+"""Handing a search to a thread and back takes about so long; what takes no longer holds up nobody on the event loop."""
+
+WARM_UPS = 10
+
+QUICK_TOP_K, QUICK_EXCLUDED, QUICK_TAIL = 100, 1_000, 1_000
+"""Beyond them a search takes longer than the ones at warm-up."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """What may be returned, and how much of it."""
@@ -43,6 +53,8 @@ class Selection:
     where: Predicate = EVERYTHING
     exclude_item_ids: Sequence[str] = ()
     """Unknown ids are allowed and mean nothing."""
+    exclude_rows: Sequence[int] = ()
+    """More of them, as rows of the bundle's own catalogue."""
     after: Place | None = None
     """Only what comes after this place in the order."""
     exact: bool = False
@@ -74,6 +86,7 @@ class Retriever:
         self._index = index
         self._popularity = popularity
         self._cache = PassingCache()
+        self._is_quick = False
 
     @classmethod
     def open(cls, bundle: Bundle) -> Retriever:
@@ -86,9 +99,28 @@ class Retriever:
         return cls(bundle.manifest, LiveCatalogue.open(bundle), index, Popularity(bundle.popularity_counts))
 
     def warm_up(self) -> None:
-        """Answer once before callers do, so that none of them waits for pages and caches."""
-        self.search_by_vector(np.ones(self.manifest.model.dim, np.float32), Selection())
+        """Answer before callers do, so that none of them waits for pages and caches, and see how long it takes."""
+        intent = np.ones(self.manifest.model.dim, np.float32)
+        seen = Selection(exclude_rows=range(min(len(self._index), 2 * FEW_EXCLUDED)))
+        took_s = []
+        for _ in range(WARM_UPS):
+            began = time.perf_counter()
+            self.search_by_vector(intent, seen)
+            took_s.append(time.perf_counter() - began)
         self.popular(Selection())
+        self._is_quick = min(took_s) <= QUICK_S
+
+    def is_quick(self, selection: Selection) -> bool:
+        """Whether a search takes about `QUICK_S` at most: an ordinary one, of a catalogue where that is so, by a filter
+        that was asked for lately."""
+        return (
+            self._is_quick
+            and selection.after is None
+            and selection.top_k <= QUICK_TOP_K
+            and len(selection.exclude_item_ids) + len(selection.exclude_rows) <= QUICK_EXCLUDED
+            and len(self.live.view.tail.rows_T) <= QUICK_TAIL
+            and self._cache.get(selection.where, self.live.view.version) is not None
+        )
 
     @property
     def bundle_id(self) -> str:
@@ -165,9 +197,12 @@ class Retriever:
         view = self.live.view
         passing, excluded = self._passing(view, selection, own_row)
         exact = selection.exact or selection.after is not None
+        dropped: Sequence[int] = ()
+        if self._drops_at_once(view):
+            dropped, excluded = excluded, []
         depth = top_k + len(excluded)
         while True:
-            proposal = self._index.best(intent_D, depth, passing, exact)
+            proposal = self._index.best(intent_D, depth, passing, exact, dropped)
             rows, scores = proposal.rows, proposal.scores
             if len(view.tail.rows_T):
                 more_rows, more_scores = view.tail.best(intent_D, TIE_MARGIN, depth, passing.rows_N)
@@ -191,6 +226,10 @@ class Retriever:
             return self.live.moved_vector(row)
         return self._index.vector(row)
 
+    def _drops_at_once(self, view: View) -> bool:
+        """Whether the index alone is searched, and leaves rows out by itself."""
+        return self._index.scores_all and not len(view.tail.rows_T)
+
     def _passing(self, view: View, selection: Selection, own_row: tuple[int, ...]) -> tuple[Passing, list[int]]:
         """What may be returned, and the few rows that are to be left out of it afterwards."""
         passing = self._cache.get(selection.where, view.version)
@@ -198,10 +237,11 @@ class Retriever:
             searchable_B = self._index.has_vector_N & ~view.moved_B
             passing = Passing(view.passing(selection.where), searchable_B, self._index.cells)
             self._cache.put(selection.where, view.version, passing)
-        if not selection.exclude_item_ids and not own_row:
+        if not selection.exclude_item_ids and not len(selection.exclude_rows) and not own_row:
             return passing, []
-        excluded = {row for row in self.live.rows_of(selection.exclude_item_ids) if row < view.num_rows}
-        excluded.update(own_row)
-        if len(excluded) <= FEW_EXCLUDED:
-            return passing, list(excluded)
-        return passing.without(list(excluded)), []
+        excluded = [row for row in self.live.rows_of(selection.exclude_item_ids) if row < view.num_rows]
+        excluded += own_row
+        excluded += selection.exclude_rows
+        if len(excluded) <= FEW_EXCLUDED or self._drops_at_once(view):
+            return passing, excluded
+        return passing.without(excluded), []

@@ -1,15 +1,17 @@
 """`clozerec.v1.RetrieverService` on the wire: messages to domain types and back, and nothing else.
 
-Every call that may scan the catalogue runs whole on a worker thread, conversion included: a thousand candidates take
-longer to render than to find, and the event loop has health checks to answer. Changes wait for the journal's thread.
+A call that may take long runs whole on a worker thread, conversion included: a thousand candidates take longer to
+render than to find, and the event loop has health checks to answer. What takes less than handing it over, by the
+measure taken at warm-up, is done at once. Changes wait for the journal's thread.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import faiss
 import numpy as np
@@ -20,10 +22,12 @@ from clozerec_core.bundle import Bundle
 from clozerec_core.errors import BadRequest
 from clozerec_core.filter_wire import columns_to_wire, filter_from_wire
 from clozerec_core.limits import MAX_ITEMS_PER_CALL
+from clozerec_core.predicate import EVERYTHING
+from clozerec_core.request_context import check_time_left
 from clozerec_core.rpc import Service
-from clozerec_core.telemetry import get_logger
 from clozerec_core.workers import Workers
 from clozerec_retriever.journal import Drop, Journal, Put
+from clozerec_retriever.planner import Plan
 from clozerec_retriever.ranking import Place
 from clozerec_retriever.retriever import Found, Retriever, Selection
 from clozerec_retriever.settings import RetrieverSettings
@@ -31,12 +35,18 @@ from clozerec_retriever.shelf import Shelf
 from clozerec_retriever.wire import check_id, mask_from_wire, put_from_wire, status_of
 from clozerec_retriever.writer import JournalWriter
 
-log = get_logger("retriever")
-
 SERVICE_NAME = "clozerec.v1.RetrieverService"
 
 MAX_LISTED = 1_000
 """Items to embed that one answer names."""
+
+QUICK_BYTES = 8_192
+"""A larger request takes long to read."""
+
+_SEARCH_SECONDS = {plan: metrics.RETRIEVER_SEARCH_SECONDS.labels(plan.value) for plan in Plan}
+
+Asked = TypeVar("Asked", retriever_pb2.SearchRequest, retriever_pb2.ListPopularRequest)
+T = TypeVar("T")
 
 
 def build(bundle: Bundle, settings: RetrieverSettings) -> RetrieverServicer:
@@ -77,12 +87,12 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
-        return await self._workers.run(lambda: self._search(request))
+        return await self._done(request, self._search)
 
     async def ListPopular(
         self, request: retriever_pb2.ListPopularRequest, context: Any
     ) -> retriever_pb2.ListPopularResponse:
-        return await self._workers.run(lambda: self._list_popular(request))
+        return await self._done(request, self._list_popular)
 
     async def GetItems(
         self, request: retriever_pb2.RetrieverServiceGetItemsRequest, context: Any
@@ -162,34 +172,46 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._writer.close()
         self._journal.close()
 
-    def _search(self, request: retriever_pb2.SearchRequest) -> retriever_pb2.SearchResponse:
+    async def _done(self, request: Asked, work: Callable[[Asked, Retriever, Selection], T]) -> T:
+        """What is quick is done here; the rest on a thread, reading the request included."""
         retriever = self._shelf.get(request.bundle_id)
+        if request.ByteSize() <= QUICK_BYTES:
+            selection = _selection(request, retriever)
+            if retriever.is_quick(selection):
+                check_time_left()
+                faiss.omp_set_num_threads(1)
+                return work(request, retriever, selection)
+        return await self._workers.run(lambda: work(request, retriever, _selection(request, retriever)))
+
+    def _search(
+        self, request: retriever_pb2.SearchRequest, retriever: Retriever, selection: Selection
+    ) -> retriever_pb2.SearchResponse:
         if bool(request.intent) == bool(request.item_id):
             raise BadRequest.of("intent", "send exactly one of intent and item_id")
         if request.intent and not request.bundle_id:
             raise BadRequest.of("bundle_id", "name the bundle that intent comes from; spaces of two must not mix")
         fields = retriever.metadata_fields(request.metadata_fields)
-        selection = _selection(request, retriever)
         start = time.perf_counter()
         if request.item_id:
             found = retriever.search_by_item(request.item_id, selection)
         else:
-            found = retriever.search_by_vector(np.array(request.intent, np.float32), selection)
+            found = retriever.search_by_vector(np.array(list(request.intent), np.float32), selection)
         _report(found, time.perf_counter() - start)
         return retriever_pb2.SearchResponse(
             bundle_id=retriever.bundle_id,
-            candidates=_candidates(found, retriever, fields, request.include_vectors),
+            candidates=_candidates(found, retriever, fields, request),
             exhausted=found.exhausted,
             vectorless_item=found.vectorless_item,
         )
 
-    def _list_popular(self, request: retriever_pb2.ListPopularRequest) -> retriever_pb2.ListPopularResponse:
-        retriever = self._shelf.get(request.bundle_id)
+    def _list_popular(
+        self, request: retriever_pb2.ListPopularRequest, retriever: Retriever, selection: Selection
+    ) -> retriever_pb2.ListPopularResponse:
         fields = retriever.metadata_fields(request.metadata_fields)
-        found = retriever.popular(_selection(request, retriever))
+        found = retriever.popular(selection)
         return retriever_pb2.ListPopularResponse(
             bundle_id=retriever.bundle_id,
-            candidates=retriever.messages.candidates(found.ranking, fields),
+            candidates=_candidates(found, retriever, fields, request),
             exhausted=found.exhausted,
         )
 
@@ -217,12 +239,11 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
 
 def _report(found: Found, took_s: float) -> None:
-    """How a search was done, into metrics and the debug log."""
+    """How a search was done, into metrics."""
     if found.plan is None:
         return
-    metrics.RETRIEVER_SEARCH_SECONDS.labels(found.plan.value).observe(took_s)
+    _SEARCH_SECONDS[found.plan].observe(took_s)
     metrics.RETRIEVER_PASS_SHARE.observe(found.share)
-    log.debug("searched", plan=found.plan.value, share=found.share, found=len(found.ranking), took_ms=took_s * 1e3)
 
 
 def _puts(request: retriever_pb2.RetrieverServiceUpsertItemsRequest, retriever: Retriever) -> list[Put | BadRequest]:
@@ -243,16 +264,23 @@ def _check_count(field: str, count: int) -> None:
         raise BadRequest.of(field, f"expected 1 to {MAX_ITEMS_PER_CALL:,}, not {count:,}")
 
 
-def _selection(
-    request: retriever_pb2.SearchRequest | retriever_pb2.ListPopularRequest, retriever: Retriever
-) -> Selection:
+def _selection(request: Asked, retriever: Retriever) -> Selection:
     return Selection(
         top_k=request.top_k,
-        where=filter_from_wire(request.filter, retriever.live.schema),
+        where=filter_from_wire(request.filter, retriever.live.schema) if request.HasField("filter") else EVERYTHING,
         exclude_item_ids=request.exclude_item_ids,
+        exclude_rows=_excluded_rows(request, retriever),
         after=_place(request.after) if request.HasField("after") else None,
         exact=isinstance(request, retriever_pb2.SearchRequest) and request.exact,
     )
+
+
+def _excluded_rows(request: Asked, retriever: Retriever) -> Sequence[int]:
+    rows = list(request.exclude_rows)
+    if rows and not request.bundle_id:
+        raise BadRequest.of("bundle_id", "name the bundle whose rows exclude_rows holds; those of two must not mix")
+    num_rows = retriever.manifest.model.num_items
+    return rows if max(rows, default=0) < num_rows else [row for row in rows if row < num_rows]
 
 
 def _place(cursor: retriever_pb2.Cursor) -> Place:
@@ -262,10 +290,13 @@ def _place(cursor: retriever_pb2.Cursor) -> Place:
 
 
 def _candidates(
-    found: Found, retriever: Retriever, fields: tuple[str, ...], include_vectors: bool
+    found: Found, retriever: Retriever, fields: tuple[str, ...], request: Asked
 ) -> list[retriever_pb2.Candidate]:
-    messages = retriever.messages.candidates(found.ranking, fields)
-    for message in messages if include_vectors else ():
+    render = retriever.messages.cards if request.as_cards else retriever.messages.candidates
+    messages = render(found.ranking, fields)
+    if isinstance(request, retriever_pb2.ListPopularRequest) or not request.include_vectors:
+        return messages
+    for message in messages:
         vector = retriever.vector(message.row)
         if vector is not None:  # taken away since the search
             message.vector.extend(vector.tolist())

@@ -11,6 +11,7 @@ from google.protobuf import struct_pb2
 from google.rpc import code_pb2
 
 from clozerec.v1 import retriever_pb2
+from clozerec_core.card import render_card
 from clozerec_core.catalogue import Schema
 from clozerec_core.errors import BadRequest, Violation
 from clozerec_core.filters import column_violations
@@ -22,7 +23,8 @@ from clozerec_retriever.live import LiveCatalogue
 from clozerec_retriever.ranking import Ranking
 
 METADATA_CACHE_BYTES = 32 * 1024 * 1024
-"""Rendered metadata is kept up to about so much; a Struct is slow to build and the same rows come up again."""
+"""Rendered metadata is kept up to about so much, and cards too; a Struct is slow to build and the same rows come up
+again."""
 
 ENTRY_BYTES = 1_000
 """Of an entry: its key, its bytes, and Python's own."""
@@ -36,6 +38,7 @@ class RowMessages:
     def __init__(self, live: LiveCatalogue) -> None:
         self._live = live
         self._metadata = lru_cache(METADATA_CACHE_BYTES // ENTRY_BYTES)(self._serialised_metadata)
+        self._card = lru_cache(METADATA_CACHE_BYTES // ENTRY_BYTES)(self._rendered_card)
 
     def candidates(self, ranking: Ranking, fields: tuple[str, ...]) -> list[retriever_pb2.Candidate]:
         """One message a row, best first, with the named columns."""
@@ -47,6 +50,15 @@ class RowMessages:
             message.metadata.MergeFromString(self._metadata(row, self._version(row), fields))
             messages.append(message)
         return messages
+
+    def cards(self, ranking: Ranking, fields: tuple[str, ...]) -> list[retriever_pb2.Candidate]:
+        """One message a row, best first, whose card has the named columns."""
+        return [
+            retriever_pb2.Candidate(
+                item_id=self._live.item_id(row), score=score, row=row, card=self._card(row, self._version(row), fields)
+            )
+            for row, score in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
+        ]
 
     def stored_item(self, row: int, fields: tuple[str, ...]) -> retriever_pb2.StoredItem:
         """A known item with the named columns, without its content vector."""
@@ -71,6 +83,9 @@ class RowMessages:
         struct = struct_pb2.Struct()
         struct.update(self._live.metadata(row, fields))
         return struct.SerializeToString()
+
+    def _rendered_card(self, row: int, version: int, fields: tuple[str, ...]) -> bytes:
+        return render_card(self._live.item_id(row), self._live.display_name(row), self._live.metadata(row, fields))
 
 
 def put_from_wire(item: retriever_pb2.CatalogueItem, mask: frozenset[str] | None, live: LiveCatalogue) -> Put:

@@ -54,6 +54,36 @@ async def test_batched_equals_one_by_one(stub: EncoderServiceStub) -> None:
         np.testing.assert_allclose(alone.intent, together.intent, atol=1e-5)
 
 
+async def test_rows_say_what_ids_say(stub: EncoderServiceStub, toy_text_bundle: Bundle) -> None:
+    bundle_id = toy_text_bundle.bundle_id
+    for ids, mask_index in ((toy_world.ITEM_IDS, None), (toy_world.ITEM_IDS[:3], 1), (toy_world.ITEM_IDS[:1], None)):
+        rows = encoder_pb2.Sequence(rows=toy_text_bundle.catalogue.rows_of(ids), mask_index=mask_index)
+        request = encoder_pb2.EncodeSequencesRequest(bundle_id=bundle_id, sequences=[rows])
+        (by_row,) = (await stub.EncodeSequences(request, timeout=TIMEOUT_S)).sequences
+        assert [by_row] == await encode(stub, sequence(ids, mask_index))
+
+
+@pytest.mark.parametrize(
+    ("bundle_id", "wrong", "field"),
+    [
+        (True, encoder_pb2.Sequence(rows=[0, 10_000]), "sequences[0].rows"),
+        (True, encoder_pb2.Sequence(rows=[0], mask_index=2), "sequences[0].mask_index"),
+        (True, encoder_pb2.Sequence(rows=[0], tokens=[encoder_pb2.Token(item_id="a")]), "sequences[0].rows"),
+        (False, encoder_pb2.Sequence(rows=[0]), "bundle_id"),
+    ],
+)
+async def test_wrong_rows_are_refused_by_name(
+    stub: EncoderServiceStub, toy_text_bundle: Bundle, bundle_id: bool, wrong: encoder_pb2.Sequence, field: str
+) -> None:
+    request = encoder_pb2.EncodeSequencesRequest(
+        bundle_id=toy_text_bundle.bundle_id if bundle_id else "", sequences=[wrong]
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.EncodeSequences(request, timeout=TIMEOUT_S)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in (refused.value.details() or "")
+
+
 async def test_intents_are_unit_vectors_and_nothing_readable_gives_none(stub: EncoderServiceStub) -> None:
     known, unknown, empty = await encode(stub, sequence("abc"), sequence("zq"), sequence(""))
     assert np.linalg.norm(known.intent) == pytest.approx(1, abs=1e-5)

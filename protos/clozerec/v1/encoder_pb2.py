@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63lozerec/v1/encoder.proto\x12\x0b\x63lozerec.v1\"a\n\x05Token\x12\x11\n\x07item_id\x18\x01 \x01(\tH\x00\x12-\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x1a.clozerec.v1.ContentVectorH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"\x1f\n\rContentVector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"V\n\x08Sequence\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.clozerec.v1.Token\x12\x17\n\nmask_index\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_mask_index\"U\n\x16\x45ncodeSequencesRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12(\n\tsequences\x18\x02 \x03(\x0b\x32\x15.clozerec.v1.Sequence\"n\n\x0f\x45ncodedSequence\x12\x0e\n\x06intent\x18\x01 \x03(\x02\x12\x16\n\x0eunknown_tokens\x18\x02 \x03(\r\x12\x19\n\x11vectorless_tokens\x18\x03 \x03(\r\x12\x18\n\x10truncated_tokens\x18\x04 \x03(\r\"]\n\x17\x45ncodeSequencesResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12/\n\tsequences\x18\x02 \x03(\x0b\x32\x1c.clozerec.v1.EncodedSequence\"6\n\x12\x45ncodeTextsRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"?\n\x0b\x45ncodedText\x12\x0f\n\x07\x63ontent\x18\x01 \x03(\x02\x12\x0c\n\x04item\x18\x02 \x03(\x02\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"Q\n\x13\x45ncodeTextsResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\'\n\x05texts\x18\x02 \x03(\x0b\x32\x18.clozerec.v1.EncodedText\"\x17\n\x15GetEncoderInfoRequest\"\xb2\x01\n\x16GetEncoderInfoResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x1b\n\x13max_sequence_length\x18\x03 \x01(\r\x12\x13\n\x0b\x63ontent_dim\x18\x04 \x01(\r\x12\x12\n\ntext_model\x18\x05 \x01(\t\x12\x17\n\x0ftext_max_tokens\x18\x06 \x01(\r\x12\x19\n\x11loaded_bundle_ids\x18\x07 \x03(\t2\x9b\x02\n\x0e\x45ncoderService\x12\\\n\x0f\x45ncodeSequences\x12#.clozerec.v1.EncodeSequencesRequest\x1a$.clozerec.v1.EncodeSequencesResponse\x12P\n\x0b\x45ncodeTexts\x12\x1f.clozerec.v1.EncodeTextsRequest\x1a .clozerec.v1.EncodeTextsResponse\x12Y\n\x0eGetEncoderInfo\x12\".clozerec.v1.GetEncoderInfoRequest\x1a#.clozerec.v1.GetEncoderInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63lozerec/v1/encoder.proto\x12\x0b\x63lozerec.v1\"a\n\x05Token\x12\x11\n\x07item_id\x18\x01 \x01(\tH\x00\x12-\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x1a.clozerec.v1.ContentVectorH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"\x1f\n\rContentVector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"d\n\x08Sequence\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.clozerec.v1.Token\x12\x17\n\nmask_index\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04rows\x18\x03 \x03(\rB\r\n\x0b_mask_index\"U\n\x16\x45ncodeSequencesRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12(\n\tsequences\x18\x02 \x03(\x0b\x32\x15.clozerec.v1.Sequence\"n\n\x0f\x45ncodedSequence\x12\x0e\n\x06intent\x18\x01 \x03(\x02\x12\x16\n\x0eunknown_tokens\x18\x02 \x03(\r\x12\x19\n\x11vectorless_tokens\x18\x03 \x03(\r\x12\x18\n\x10truncated_tokens\x18\x04 \x03(\r\"]\n\x17\x45ncodeSequencesResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12/\n\tsequences\x18\x02 \x03(\x0b\x32\x1c.clozerec.v1.EncodedSequence\"6\n\x12\x45ncodeTextsRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"?\n\x0b\x45ncodedText\x12\x0f\n\x07\x63ontent\x18\x01 \x03(\x02\x12\x0c\n\x04item\x18\x02 \x03(\x02\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"Q\n\x13\x45ncodeTextsResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\'\n\x05texts\x18\x02 \x03(\x0b\x32\x18.clozerec.v1.EncodedText\"\x17\n\x15GetEncoderInfoRequest\"\xb2\x01\n\x16GetEncoderInfoResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x1b\n\x13max_sequence_length\x18\x03 \x01(\r\x12\x13\n\x0b\x63ontent_dim\x18\x04 \x01(\r\x12\x12\n\ntext_model\x18\x05 \x01(\t\x12\x17\n\x0ftext_max_tokens\x18\x06 \x01(\r\x12\x19\n\x11loaded_bundle_ids\x18\x07 \x03(\t2\x9b\x02\n\x0e\x45ncoderService\x12\\\n\x0f\x45ncodeSequences\x12#.clozerec.v1.EncodeSequencesRequest\x1a$.clozerec.v1.EncodeSequencesResponse\x12P\n\x0b\x45ncodeTexts\x12\x1f.clozerec.v1.EncodeTextsRequest\x1a .clozerec.v1.EncodeTextsResponse\x12Y\n\x0eGetEncoderInfo\x12\".clozerec.v1.GetEncoderInfoRequest\x1a#.clozerec.v1.GetEncoderInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,23 +36,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTENTVECTOR']._serialized_start=141
   _globals['_CONTENTVECTOR']._serialized_end=172
   _globals['_SEQUENCE']._serialized_start=174
-  _globals['_SEQUENCE']._serialized_end=260
-  _globals['_ENCODESEQUENCESREQUEST']._serialized_start=262
-  _globals['_ENCODESEQUENCESREQUEST']._serialized_end=347
-  _globals['_ENCODEDSEQUENCE']._serialized_start=349
-  _globals['_ENCODEDSEQUENCE']._serialized_end=459
-  _globals['_ENCODESEQUENCESRESPONSE']._serialized_start=461
-  _globals['_ENCODESEQUENCESRESPONSE']._serialized_end=554
-  _globals['_ENCODETEXTSREQUEST']._serialized_start=556
-  _globals['_ENCODETEXTSREQUEST']._serialized_end=610
-  _globals['_ENCODEDTEXT']._serialized_start=612
-  _globals['_ENCODEDTEXT']._serialized_end=675
-  _globals['_ENCODETEXTSRESPONSE']._serialized_start=677
-  _globals['_ENCODETEXTSRESPONSE']._serialized_end=758
-  _globals['_GETENCODERINFOREQUEST']._serialized_start=760
-  _globals['_GETENCODERINFOREQUEST']._serialized_end=783
-  _globals['_GETENCODERINFORESPONSE']._serialized_start=786
-  _globals['_GETENCODERINFORESPONSE']._serialized_end=964
-  _globals['_ENCODERSERVICE']._serialized_start=967
-  _globals['_ENCODERSERVICE']._serialized_end=1250
+  _globals['_SEQUENCE']._serialized_end=274
+  _globals['_ENCODESEQUENCESREQUEST']._serialized_start=276
+  _globals['_ENCODESEQUENCESREQUEST']._serialized_end=361
+  _globals['_ENCODEDSEQUENCE']._serialized_start=363
+  _globals['_ENCODEDSEQUENCE']._serialized_end=473
+  _globals['_ENCODESEQUENCESRESPONSE']._serialized_start=475
+  _globals['_ENCODESEQUENCESRESPONSE']._serialized_end=568
+  _globals['_ENCODETEXTSREQUEST']._serialized_start=570
+  _globals['_ENCODETEXTSREQUEST']._serialized_end=624
+  _globals['_ENCODEDTEXT']._serialized_start=626
+  _globals['_ENCODEDTEXT']._serialized_end=689
+  _globals['_ENCODETEXTSRESPONSE']._serialized_start=691
+  _globals['_ENCODETEXTSRESPONSE']._serialized_end=772
+  _globals['_GETENCODERINFOREQUEST']._serialized_start=774
+  _globals['_GETENCODERINFOREQUEST']._serialized_end=797
+  _globals['_GETENCODERINFORESPONSE']._serialized_start=800
+  _globals['_GETENCODERINFORESPONSE']._serialized_end=978
+  _globals['_ENCODERSERVICE']._serialized_start=981
+  _globals['_ENCODERSERVICE']._serialized_end=1264
 # @@protoc_insertion_point(module_scope)

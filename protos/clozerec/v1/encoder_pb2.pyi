@@ -23,12 +23,14 @@ class ContentVector(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Sequence(_message.Message):
-    __slots__ = ("tokens", "mask_index")
+    __slots__ = ("tokens", "mask_index", "rows")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     MASK_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedCompositeFieldContainer[Token]
     mask_index: int
-    def __init__(self, tokens: _Optional[_Iterable[_Union[Token, _Mapping]]] = ..., mask_index: _Optional[int] = ...) -> None: ...
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[Token, _Mapping]]] = ..., mask_index: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EncodeSequencesRequest(_message.Message):
     __slots__ = ("bundle_id", "sequences")

@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SearchRequest(_message.Message):
-    __slots__ = ("bundle_id", "intent", "top_k", "filter", "item_id", "exclude_item_ids", "metadata_fields", "exact", "after", "include_vectors")
+    __slots__ = ("bundle_id", "intent", "top_k", "filter", "item_id", "exclude_item_ids", "metadata_fields", "exact", "after", "include_vectors", "exclude_rows", "as_cards")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     INTENT_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,8 @@ class SearchRequest(_message.Message):
     EXACT_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    AS_CARDS_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     intent: _containers.RepeatedScalarFieldContainer[float]
     top_k: int
@@ -31,7 +33,9 @@ class SearchRequest(_message.Message):
     exact: bool
     after: Cursor
     include_vectors: bool
-    def __init__(self, bundle_id: _Optional[str] = ..., intent: _Optional[_Iterable[float]] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Union[_filter_pb2.Filter, _Mapping]] = ..., item_id: _Optional[str] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., metadata_fields: _Optional[_Iterable[str]] = ..., exact: _Optional[bool] = ..., after: _Optional[_Union[Cursor, _Mapping]] = ..., include_vectors: _Optional[bool] = ...) -> None: ...
+    exclude_rows: _containers.RepeatedScalarFieldContainer[int]
+    as_cards: bool
+    def __init__(self, bundle_id: _Optional[str] = ..., intent: _Optional[_Iterable[float]] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Union[_filter_pb2.Filter, _Mapping]] = ..., item_id: _Optional[str] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., metadata_fields: _Optional[_Iterable[str]] = ..., exact: _Optional[bool] = ..., after: _Optional[_Union[Cursor, _Mapping]] = ..., include_vectors: _Optional[bool] = ..., exclude_rows: _Optional[_Iterable[int]] = ..., as_cards: _Optional[bool] = ...) -> None: ...
 
 class Cursor(_message.Message):
     __slots__ = ("score", "row")
@@ -42,20 +46,22 @@ class Cursor(_message.Message):
     def __init__(self, score: _Optional[float] = ..., row: _Optional[int] = ...) -> None: ...
 
 class Candidate(_message.Message):
-    __slots__ = ("item_id", "score", "row", "display_name", "metadata", "vector")
+    __slots__ = ("item_id", "score", "row", "display_name", "metadata", "vector", "card")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     ROW_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     score: float
     row: int
     display_name: str
     metadata: _struct_pb2.Struct
     vector: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., row: _Optional[int] = ..., display_name: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., vector: _Optional[_Iterable[float]] = ...) -> None: ...
+    card: bytes
+    def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., row: _Optional[int] = ..., display_name: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., vector: _Optional[_Iterable[float]] = ..., card: _Optional[bytes] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("bundle_id", "candidates", "exhausted", "vectorless_item")
@@ -70,20 +76,24 @@ class SearchResponse(_message.Message):
     def __init__(self, bundle_id: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., exhausted: _Optional[bool] = ..., vectorless_item: _Optional[bool] = ...) -> None: ...
 
 class ListPopularRequest(_message.Message):
-    __slots__ = ("bundle_id", "top_k", "filter", "exclude_item_ids", "metadata_fields", "after")
+    __slots__ = ("bundle_id", "top_k", "filter", "exclude_item_ids", "metadata_fields", "after", "exclude_rows", "as_cards")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELDS_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    AS_CARDS_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     top_k: int
     filter: _filter_pb2.Filter
     exclude_item_ids: _containers.RepeatedScalarFieldContainer[str]
     metadata_fields: _containers.RepeatedScalarFieldContainer[str]
     after: Cursor
-    def __init__(self, bundle_id: _Optional[str] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Union[_filter_pb2.Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., metadata_fields: _Optional[_Iterable[str]] = ..., after: _Optional[_Union[Cursor, _Mapping]] = ...) -> None: ...
+    exclude_rows: _containers.RepeatedScalarFieldContainer[int]
+    as_cards: bool
+    def __init__(self, bundle_id: _Optional[str] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Union[_filter_pb2.Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., metadata_fields: _Optional[_Iterable[str]] = ..., after: _Optional[_Union[Cursor, _Mapping]] = ..., exclude_rows: _Optional[_Iterable[int]] = ..., as_cards: _Optional[bool] = ...) -> None: ...
 
 class ListPopularResponse(_message.Message):
     __slots__ = ("bundle_id", "candidates", "exhausted")

@@ -19,7 +19,7 @@ PAGES = st.builds(
     st.builds(
         Ranked,
         bundle_id=st.text(),
-        intent=st.none() | st.lists(FLOATS, min_size=1, max_size=8),
+        intent=st.none() | st.lists(FLOATS, min_size=1, max_size=8).map(tuple),
         stored_item_id=st.text(),
         source=st.sampled_from(Source),
         fallback=st.sampled_from(Fallback),
@@ -27,7 +27,7 @@ PAGES = st.builds(
         unknown_item_ids=st.lists(st.text()),
         text_truncated=st.booleans(),
     ),
-    after=st.none() | st.builds(Place, FLOATS, st.integers(0, 2**32 - 1)),
+    after=st.none() | st.builds(Place, FLOATS, st.integers(0, 2**32 - 2)),
     returned=st.frozensets(st.integers(0, 2**48 - 1)),
 )
 

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from clozerec.v1 import filter_pb2, retriever_pb2, retriever_pb2_grpc
+from clozerec.v1 import filter_pb2, recommender_pb2, retriever_pb2, retriever_pb2_grpc
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import DeadlineExceeded
@@ -104,6 +104,29 @@ async def test_a_stored_item_without_a_vector_is_flagged(stub: Any) -> None:
     response = await stub.Search(retriever_pb2.SearchRequest(item_id="i3"), timeout=5)
     assert response.vectorless_item
     assert not response.candidates
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+async def test_rows_exclude_as_ids_do_and_a_card_holds_what_a_candidate_shows(stub: Any, top_k: int) -> None:
+    by_id = retriever_pb2.SearchRequest(bundle_id="tiny", intent=[1.0, 0.5], top_k=top_k, exclude_item_ids=["i1"])
+    by_row = retriever_pb2.SearchRequest(
+        bundle_id="tiny", intent=[1.0, 0.5], top_k=top_k, exclude_rows=[1, 1, 4, 99], as_cards=True
+    )
+    plain, carded = await stub.Search(by_id, timeout=5), await stub.Search(by_row, timeout=5)
+    for candidate, bare in zip(plain.candidates, carded.candidates, strict=True):
+        card = recommender_pb2.RecommendedItem.FromString(bare.card)
+        assert (bare.item_id, bare.score, bare.row) == (candidate.item_id, candidate.score, candidate.row)
+        assert (card.item_id, card.display_name) == (candidate.item_id, candidate.display_name)
+        assert card.metadata == candidate.metadata
+        assert not bare.display_name
+
+
+async def test_rows_need_the_name_of_their_bundle(stub: Any) -> None:
+    search = retriever_pb2.SearchRequest(item_id="i0", exclude_rows=[1])
+    assert await refusal(stub.Search(search, timeout=5)) == (grpc.StatusCode.INVALID_ARGUMENT, ["bundle_id"])
+    popular = retriever_pb2.ListPopularRequest(bundle_id="tiny", exclude_rows=[1], as_cards=True)
+    found = (await stub.ListPopular(popular, timeout=5)).candidates
+    assert [recommender_pb2.RecommendedItem.FromString(each.card).item_id for each in found] == ["i2", "i0", "i3"]
 
 
 async def test_list_popular(stub: Any) -> None:
