@@ -19,6 +19,7 @@ from clozerec_core.admission import Admission
 from clozerec_core.bundle import Bundle
 from clozerec_core.bundle_watch import BundleWatch, WatchSettings
 from clozerec_core.bundle_watch import Part as FollowingPart
+from clozerec_core.garbage import settle
 from clozerec_core.metrics_endpoint import metrics_endpoint
 from clozerec_core.remote_stub import InnerAccess, RemoteStub
 from clozerec_core.rpc import GrpcServer, ServerSettings, Service, until_signalled
@@ -75,6 +76,7 @@ async def _serve(part: Part, settings: ServerSettings) -> None:
             stack.enter_context(metrics_endpoint(settings.host, settings.metrics_port))
         stack.enter_context(tracing(settings.otlp_endpoint, f"clozerec-{part.value}", settings.trace_sample_ratio))
         async with _context(part, bundle, settings):
+            settle()
             await until_signalled()
     log.info(STOPPED, part=part.value)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -25,6 +26,9 @@ from clozerec_gateway.query import Candidate, Found, Place
 if TYPE_CHECKING:
     from clozerec.v1.encoder_pb2_grpc import EncoderServiceAsyncStub
     from clozerec.v1.retriever_pb2_grpc import RetrieverServiceAsyncStub
+
+KNOWN_FILTERS = 64
+"""Kept as messages; each at most a thousand values."""
 
 SEQUENCE_SHARE = 0.5
 """Of the time left: an answer without the encoder needs the retriever still."""
@@ -169,7 +173,7 @@ class RetrieverClient:
     def __init__(self, stub: RetrieverServiceAsyncStub, bundle_id: str, schema: Schema, retriever: Dependency) -> None:
         self._stub = stub
         self._bundle_id = bundle_id
-        self._schema = schema
+        self._filter_to_wire = lru_cache(KNOWN_FILTERS)(partial(filter_to_wire, schema=schema))
         self._retriever = retriever
 
     async def search(self, intent: Sequence[float], selection: Selection) -> Found:
@@ -201,7 +205,7 @@ class RetrieverClient:
             as_cards=True,
         )
         if selection.where != EVERYTHING:
-            request.filter.CopyFrom(filter_to_wire(selection.where, self._schema))
+            request.filter.CopyFrom(self._filter_to_wire(selection.where))
         response = await self._retriever.call(self._stub.ListPopular, request, LAST_SHARE)
         return Found([_candidate(message) for message in response.candidates], response.exhausted)
 
@@ -266,7 +270,7 @@ class RetrieverClient:
             as_cards=True,
         )
         if selection.where != EVERYTHING:
-            request.filter.CopyFrom(filter_to_wire(selection.where, self._schema))
+            request.filter.CopyFrom(self._filter_to_wire(selection.where))
         return request
 
     async def _search(self, request: retriever_pb2.SearchRequest) -> Found:

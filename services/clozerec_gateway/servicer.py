@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from clozerec.v1 import recommender_pb2, recommender_pb2_grpc
 from clozerec_core.request_context import current_request, handling
@@ -13,9 +14,11 @@ from clozerec_core.rpc_errors import to_status
 from clozerec_core.rpc_interceptor import in_time, log_failure
 from clozerec_gateway.loaded import LoadedBundles
 from clozerec_gateway.paging import PageTokens
+from clozerec_gateway.pipeline import Pipeline
 from clozerec_gateway.recording import Recorder, now_us
 from clozerec_gateway.streaming import answered_in_order
 from clozerec_gateway.wire import (
+    FilterReader,
     events_from_wire,
     farewell_to_wire,
     fingerprint,
@@ -43,6 +46,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         self._tokens = tokens
         self._default_timeout_s = default_timeout_s
         self._version = version("clozerec")
+        self._filters: WeakKeyDictionary[Pipeline, FilterReader] = WeakKeyDictionary()
 
     def service(self) -> Service:
         """What a server needs to host it."""
@@ -137,5 +141,8 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         if request.page_token:
             page = self._tokens.read(request.page_token, fingerprint(request))
             pipeline = self._bundles.of_page(page)
-        answer = await pipeline.recommend(query_from_wire(request, pipeline.manifest.schema_), page)
+        filters = self._filters.get(pipeline)
+        if filters is None:
+            filters = self._filters[pipeline] = FilterReader(pipeline.manifest.schema_)
+        answer = await pipeline.recommend(query_from_wire(request, filters), page)
         return recommendation_to_wire(answer), answer.text_truncated

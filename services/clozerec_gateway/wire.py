@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
@@ -30,6 +31,9 @@ from clozerec_gateway.recording import Farewell
 MAX_FILTER_NODES = 4 * (MAX_CONDITIONS + MAX_VALUES)
 """Objects and lists around conditions and values included; the parser then counts exactly."""
 
+KNOWN_FILTERS, KNOWN_FILTER_BYTES = 256, 1_024
+"""So many are kept parsed, of such a size at most."""
+
 MAX_METADATA_NODES = 16_384
 """Of one item."""
 
@@ -41,7 +45,27 @@ _FALLBACKS: dict[Fallback, Any] = {
 }
 
 
-def query_from_wire(request: recommender_pb2.RecommendRequest, schema: Schema) -> Query:
+class FilterReader:
+    """Reads filters in the terms of one schema. Those that came lately are known: most callers have a few of them."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self._known = lru_cache(KNOWN_FILTERS)(self._parsed)
+
+    def read(self, filters: struct_pb2.Struct) -> Predicate:
+        """The predicate.
+
+        Raises:
+            BadRequest: with a violation for everything that is wrong.
+        """
+        raw = filters.SerializeToString(deterministic=True)
+        return self._known(raw) if len(raw) <= KNOWN_FILTER_BYTES else self._parsed(raw)
+
+    def _parsed(self, raw: bytes) -> Predicate:
+        return parse_filter(struct_to_dict(struct_pb2.Struct.FromString(raw), MAX_FILTER_NODES), self.schema)
+
+
+def query_from_wire(request: recommender_pb2.RecommendRequest, filters: FilterReader) -> Query:
     """The domain's query, checked.
 
     Raises:
@@ -49,10 +73,11 @@ def query_from_wire(request: recommender_pb2.RecommendRequest, schema: Schema) -
     """
     faults: list[Violation] = []
     where: Predicate = EVERYTHING
-    try:
-        where = parse_filter(struct_to_dict(request.filters, MAX_FILTER_NODES), schema)
-    except BadRequest as error:
-        faults += error.violations
+    if request.HasField("filters"):
+        try:
+            where = filters.read(request.filters)
+        except BadRequest as error:
+            faults += error.violations
     query_type = _QUERY_TYPES.get(request.query_type)
     if query_type is None:
         expected = ", ".join(kind.value for kind in QueryType)
@@ -74,7 +99,7 @@ def query_from_wire(request: recommender_pb2.RecommendRequest, schema: Schema) -
         page_token=request.page_token,
         fingerprint=fingerprint(request),
     )
-    faults = [*violations_of(query, schema), *faults]
+    faults = [*violations_of(query, filters.schema), *faults]
     if faults:
         raise BadRequest(faults)
     return query

@@ -53,12 +53,12 @@ class Selection:
     where: Predicate = EVERYTHING
     exclude_item_ids: Sequence[str] = ()
     """Unknown ids are allowed and mean nothing."""
-    exclude_rows: Sequence[int] = ()
-    """More of them, as rows of the bundle's own catalogue."""
     after: Place | None = None
     """Only what comes after this place in the order."""
     exact: bool = False
     """Scan every passing row even where an approximate answer would do."""
+    exclude_rows: Sequence[int] = ()
+    """More items that may not be returned, as rows of the bundle's own catalogue."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import structlog
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
 
@@ -16,6 +17,7 @@ from clozerec.v1 import recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from clozerec_cli.serving import gateway_server
 from clozerec_core.bundle import Bundle
+from clozerec_core.telemetry import configure_logging
 from clozerec_core.tracing import tracing
 from clozerec_gateway.settings import GatewaySettings
 from integration.conftest import TIMEOUT_S, running
@@ -124,8 +126,12 @@ async def test_a_refusal_has_its_code_and_only_a_server_fault_marks_the_span(
 async def test_without_an_endpoint_the_callers_trace_is_passed_on_and_named_in_the_log(
     toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with running(toy_bundle, "one process each") as gateway:
-        headers = {"traceparent": f"00-{CALLER_TRACE}-{CALLER_SPAN}-01"}
-        await gateway.post("/v1/recommend", {"query_type": "sequential"}, **headers)
+    configure_logging()
+    try:
+        async with running(toy_bundle, "one process each") as gateway:
+            headers = {"traceparent": f"00-{CALLER_TRACE}-{CALLER_SPAN}-01"}
+            await gateway.post("/v1/recommend", {"query_type": "sequential"}, **headers)
+    finally:
+        structlog.reset_defaults()
     said = "".join(capsys.readouterr())
     assert CALLER_TRACE in said
