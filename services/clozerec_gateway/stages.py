@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
+from types import TracebackType
 
 from clozerec_core import metrics
-from clozerec_core.tracing import stage_span
+from clozerec_core.tracing import is_tracing, stage_span
 
 
 class Stage(Enum):
@@ -29,12 +28,21 @@ class Stage(Enum):
 _SECONDS = {stage: metrics.GATEWAY_STAGE_SECONDS.labels(stage.value) for stage in Stage}
 
 
-@contextmanager
-def timed(stage: Stage) -> Iterator[None]:
-    """The block is this stage of an answer."""
-    began = time.perf_counter()
-    try:
-        with stage_span(stage.value):
-            yield
-    finally:
-        _SECONDS[stage].observe(time.perf_counter() - began)
+class timed:  # noqa: N801  # reads like `asyncio.timeout`
+    """The block is this stage of an answer; a class and no generator, since every call pays for four."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._seconds = _SECONDS[stage]
+        self._span = stage_span(stage.value) if is_tracing() else None
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+        if self._span is not None:
+            self._span.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._span is not None:
+            self._span.__exit__(kind, error, trace)
+        self._seconds.observe(time.perf_counter() - self._began)
