@@ -12,7 +12,7 @@ import asyncio
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,11 @@ OPTIONS = st.fixed_dictionaries(
         "filters": st.sampled_from(FILTERS),
         "exclude_item_ids": st.lists(ITEM_IDS, max_size=2),
         "exclude_seen": st.booleans(),
+        "diversity": st.sampled_from([0.25, 0.75, 1.0]),
     },
 )
+MASKED = st.fixed_dictionaries({}, optional={"mask_index": st.integers(0, 6)})
+NO_TEXT = st.just("")
 METADATA = st.fixed_dictionaries(
     {},
     optional={
@@ -86,9 +89,15 @@ class Engines:
             self.contents[text] = np.array(answer.texts[0].content, np.float32)
         return self.contents[text]
 
-    def intent(self, tokens: list[encoder_pb2.Token]) -> Any:
+    def item_vector(self, text: str) -> Any:
+        """Of a day-zero item with the text."""
+        answer = self.loop.run_until_complete(self.encoder.EncodeTexts(encoder_pb2.EncodeTextsRequest(texts=[text])))
+        return list(answer.texts[0].item)
+
+    def intent(self, tokens: list[encoder_pb2.Token], before: int) -> Any:
         """None where nothing can be read."""
-        request = encoder_pb2.EncodeSequencesRequest(sequences=[encoder_pb2.Sequence(tokens=tokens)])
+        sequence = encoder_pb2.Sequence(tokens=tokens, mask_index=before)
+        request = encoder_pb2.EncodeSequencesRequest(sequences=[sequence])
         answer = self.loop.run_until_complete(self.encoder.EncodeSequences(request))
         return list(answer.sequences[0].intent) or None
 
@@ -104,6 +113,20 @@ class Item:
     count: int = 0
     deleted: bool = False
     is_bundled: bool = True
+
+
+@dataclass
+class Question:
+    """What an answer is ranked by; or the code of a refusal."""
+
+    fallback: str
+    vector: Any = None
+    """None: popularity."""
+    source: str = "model"
+    unknown: Sequence[str] = ()
+
+
+POPULAR = Question("popularity", None, "popularity")
 
 
 class Model:
@@ -157,30 +180,53 @@ class Model:
                 tokens.append(encoder_pb2.Token(content=encoder_pb2.ContentVector(values=item.content)))
         return tokens
 
-    def by_intent(self, tokens: list[Any]) -> Any:
-        return self.engines.intent(tokens) if tokens else None
-
-    def answer(self, query: dict[str, Any]) -> tuple[str, list[tuple[str, float]]]:
-        """Fallback (or NOT_FOUND), and items with scores in their order."""
-        kind, item_id = query["query_type"], query.get("item_id", "")
-        history = self.history(query["user_id"]) if "user_id" in query else None
-        vector, fallback = None, "none"
-        if kind == "item_to_item":
-            if not self.is_known(item_id):
-                return "NOT_FOUND", []
-            vector = self.items[item_id].vector if np.any(self.items[item_id].vector) else None
-        elif kind == "user_to_item":
-            vector = self.by_intent(self.tokens(history or []))
-        elif kind == "contextual":
-            if not self.is_known(item_id):
-                return "NOT_FOUND", []
-            before, at_hand = self.tokens(history or []), self.tokens([item_id])
-            vector = self.by_intent(before + at_hand)
-            fallback = "none" if before or not at_hand else "session_only"
+    def sequence(self, query: dict[str, Any]) -> tuple[list[Any], int]:
+        """Tokens of what the query encodes, the item at hand aside, and how many stand before the mask."""
+        if query["query_type"] == "sequential":
+            item_ids = query["session_items"]
         else:
-            vector = self.by_intent(self.tokens(query["session_items"]))
-        excluded = {item_id, *query.get("exclude_item_ids", [])}
+            item_ids = self.history(query["user_id"]) or []
+        mask_index = query.get("mask_index", len(item_ids))
+        return self.tokens(item_ids), len(self.tokens(item_ids[:mask_index]))
+
+    def question(self, query: dict[str, Any]) -> Question:
+        """What the candidates are scored by."""
+        kind, item_id, text = query["query_type"], query.get("item_id", ""), query.get("item_text", "")
+        if kind in ("item_to_item", "contextual") and not self.is_known(item_id) and not text:
+            return Question("NOT_FOUND")
+        by_text = [] if self.is_known(item_id) or not text else [encoder_pb2.Token(text=text)]
+        if kind == "item_to_item":
+            if by_text:
+                return Question("none", self.engines.item_vector(text), "text", [item_id] if item_id else [])
+            vector = self.items[item_id].vector
+            return Question("none", vector) if np.any(vector) else POPULAR
+        sequence = query.get("session_items") or self.history(query["user_id"])
+        if sequence is not None and query.get("mask_index", 0) > len(sequence):
+            return Question("INVALID_ARGUMENT")
+        tokens, before = self.sequence(query)
+        fallback = "none"
+        if kind == "contextual":
+            at_hand = by_text or self.tokens([item_id])
+            fallback = "none" if tokens or not at_hand else "session_only"
+            tokens, before = tokens + at_hand, len(tokens + at_hand)
+        vector = self.engines.intent(tokens, before) if tokens else None
+        if kind == "sequential":
+            unknown = [each for each in dict.fromkeys(query["session_items"]) if not self.is_read(each)]
+        else:
+            unknown = [item_id] if by_text and item_id else []
+        if vector is None:
+            return replace(POPULAR, unknown=unknown)
+        return Question(fallback, vector, "text" if by_text else "model", unknown)
+
+    def is_read(self, item_id: str) -> bool:
+        """Whether a sequence knows the id: the bundle's items also when deleted."""
+        return self.is_known(item_id) or (item_id in self.items and self.items[item_id].is_bundled)
+
+    def order(self, query: dict[str, Any], question: Question) -> list[tuple[str, float]]:
+        """Everything that may be returned with its score, best first."""
+        excluded = {query.get("item_id", ""), *query.get("exclude_item_ids", [])}
         if query.get("exclude_seen", True):
+            history = self.history(query["user_id"]) if "user_id" in query else None
             excluded |= {*query.get("session_items", []), *(history or [])}
         where = parse_filter(query.get("filters", {}), self.engines.bundle.manifest.schema_)
         passing = {
@@ -188,11 +234,10 @@ class Model:
             for each, item in self.items.items()
             if not item.deleted and each not in excluded and matches(where, item.cells)
         }
-        if vector is None:
-            fallback = "popularity"
+        if question.vector is None:
             scores = {each: item.count / self.largest for each, item in passing.items()}
         else:
-            unit = np.asarray(vector, np.float64)
+            unit = np.asarray(question.vector, np.float64)
             unit = (unit / np.linalg.norm(unit)).astype(np.float32).astype(np.float64)
             scores = {
                 each: float(item.vector.astype(np.float64) @ unit)
@@ -201,7 +246,14 @@ class Model:
             }
         steps = {each: round(score * 10_000) for each, score in scores.items()}
         order = sorted(steps, key=lambda each: (-steps[each], self.items[each].row))
-        return fallback, [(each, steps[each] / 10_000) for each in order[: query["top_k"]]]
+        return [(each, steps[each] / 10_000) for each in order]
+
+    def vector_of(self, item_id: str, question: Question) -> Any:
+        """What likeness is measured by; popularity knows the vectors of the bundle only."""
+        item = self.items[item_id]
+        if question.vector is not None:
+            return item.vector
+        return self.engines.bundle.vectors[item.row] if item.is_bundled else np.zeros_like(item.vector)
 
 
 class Gateway(RuleBasedStateMachine):
@@ -274,37 +326,86 @@ class Gateway(RuleBasedStateMachine):
         assert answer.erased_events == len(self.model.live.pop(user_id, []))
         self.model.forgotten.add(user_id)
 
-    @rule(item_id=ITEM_IDS, options=OPTIONS)
-    def similar(self, item_id: str, options: dict[str, Any]) -> None:
-        self.compare({"query_type": "item_to_item", "item_id": item_id, **options})
+    @rule(item_id=ITEM_IDS, text=NO_TEXT | TEXTS, options=OPTIONS)
+    def similar(self, item_id: str, text: str, options: dict[str, Any]) -> None:
+        self.compare({"query_type": "item_to_item", "item_id": item_id, "item_text": text, **options})
 
-    @rule(user_id=USER_IDS, options=OPTIONS)
-    def for_a_person(self, user_id: str, options: dict[str, Any]) -> None:
-        self.compare({"query_type": "user_to_item", "user_id": user_id, **options})
+    @rule(text=TEXTS, options=OPTIONS)
+    def similar_to_a_text(self, text: str, options: dict[str, Any]) -> None:
+        self.compare({"query_type": "item_to_item", "item_text": text, **options})
 
-    @rule(user_id=USER_IDS, item_id=ITEM_IDS, options=OPTIONS)
-    def in_context(self, user_id: str, item_id: str, options: dict[str, Any]) -> None:
-        self.compare({"query_type": "contextual", "user_id": user_id, "item_id": item_id, **options})
+    @rule(user_id=USER_IDS, options=OPTIONS, masked=MASKED)
+    def for_a_person(self, user_id: str, options: dict[str, Any], masked: dict[str, int]) -> None:
+        self.compare({"query_type": "user_to_item", "user_id": user_id, **options, **masked})
 
-    @rule(session=st.lists(ITEM_IDS, min_size=1, max_size=5), user_id=st.none() | USER_IDS, options=OPTIONS)
-    def after_a_session(self, session: list[str], user_id: str | None, options: dict[str, Any]) -> None:
+    @rule(user_id=USER_IDS, item_id=ITEM_IDS, text=NO_TEXT | TEXTS, options=OPTIONS)
+    def in_context(self, user_id: str, item_id: str, text: str, options: dict[str, Any]) -> None:
+        query = {"query_type": "contextual", "user_id": user_id, "item_id": item_id, "item_text": text}
+        self.compare({**query, **options})
+
+    @rule(
+        session=st.lists(ITEM_IDS, min_size=1, max_size=5),
+        user_id=st.none() | USER_IDS,
+        options=OPTIONS,
+        masked=MASKED,
+    )
+    def after_a_session(
+        self, session: list[str], user_id: str | None, options: dict[str, Any], masked: dict[str, int]
+    ) -> None:
         person = {} if user_id is None else {"user_id": user_id}
-        self.compare({"query_type": "sequential", "session_items": session, **person, **options})
+        self.compare({"query_type": "sequential", "session_items": session, **person, **options, **masked})
 
     def compare(self, query: dict[str, Any]) -> None:
-        fallback, expected = self.model.answer(query)
+        """Ask page after page, three at most."""
+        question = self.model.question(query)
         word = f"QUERY_TYPE_{query['query_type'].upper()}"
         request = json_format.ParseDict(query | {"query_type": word}, recommender_pb2.RecommendRequest())
-        if fallback == "NOT_FOUND":
+        if question.fallback.isupper():
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 self.call("Recommend", request)
-            assert refused.value.code() is grpc.StatusCode.NOT_FOUND, query
+            assert refused.value.code() is grpc.StatusCode[question.fallback], query
             return
-        answer = self.call("Recommend", request)
-        assert recommender_pb2.Fallback.Name(answer.fallback) == f"FALLBACK_{fallback.upper()}", query
-        assert [item.item_id for item in answer.items] == [each for each, _ in expected], query
-        assert [item.score for item in answer.items] == pytest.approx([score for _, score in expected], abs=1e-6)
-        assert answer.exhausted is (len(expected) < query["top_k"])
+        order, top_k, diversity = self.model.order(query, question), query["top_k"], query.get("diversity", 0)
+        if diversity:
+            order = order[: max(50, 5 * top_k)]
+        before: list[str] = []
+        for _ in range(3):
+            answer = self.call("Recommend", request)
+            assert recommender_pb2.Fallback.Name(answer.fallback) == f"FALLBACK_{question.fallback.upper()}", query
+            assert list(answer.unknown_item_ids) == list(question.unknown), query
+            assert {item.source for item in answer.items} <= {
+                recommender_pb2.Source.Value(f"SOURCE_{question.source.upper()}")
+            }
+            page = [item.item_id for item in answer.items]
+            scores = dict(order)
+            assert [item.score for item in answer.items] == pytest.approx([scores[each] for each in page], abs=1e-6)
+            assert len(page) == min(top_k, len(order) - len(before)), query
+            if diversity:
+                self.check_picks(scores, before, page, diversity, question)
+            else:
+                assert page == [each for each, _ in order[len(before) : len(before) + top_k]], query
+            assert answer.exhausted is (len(page) < top_k)
+            before += page
+            if not answer.next_page_token:
+                assert len(before) == len(order) or answer.exhausted
+                break
+            request.page_token = answer.next_page_token
+
+    def check_picks(
+        self, scores: dict[str, float], before: list[str], page: list[str], diversity: float, question: Question
+    ) -> None:
+        """Each pick has the best gain, given those before it; gains so close that rounding decides are all right."""
+        vectors = {each: np.asarray(self.model.vector_of(each, question), np.float64) for each in scores}
+        left = {each for each in scores if each not in before}
+        for number, pick in enumerate(page):
+            picked = before + page[:number]
+            gains = {
+                each: (1 - diversity) * scores[each]
+                - diversity * max((float(vectors[each] @ vectors[other]) for other in picked), default=0.0)
+                for each in left
+            }
+            assert gains[pick] >= max(gains.values()) - 1e-5
+            left.remove(pick)
 
 
 def test_a_gateway_does_what_a_slow_model_of_the_contract_does(toy_text_bundle: Bundle) -> None:
