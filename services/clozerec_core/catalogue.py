@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
+from clozerec_core.packed_strings import PackedStrings, Places
 from clozerec_core.predicate import Cell, is_missing
 
 META_PREFIX = "meta."
@@ -87,13 +88,14 @@ class Catalogue:
     display_names: Sequence[str]
     frame: pl.DataFrame
     schema: Schema
-    _rows: dict[str, int] = field(init=False, repr=False, compare=False)
+    _places: Places = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
-        assert len(rows) == len(self.item_ids), "item ids are unique"
-        assert self.frame.width == 0 or self.frame.height == len(self.item_ids), "one row an item"
-        object.__setattr__(self, "_rows", rows)
+        ids = _packed(self.item_ids)
+        names = ids if self.display_names is self.item_ids else _packed(self.display_names)
+        assert self.frame.width == 0 or self.frame.height == len(ids), "one row an item"
+        for name, value in (("item_ids", ids), ("display_names", names), ("_places", Places(ids))):
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -104,15 +106,20 @@ class Catalogue:
 
     def row_of(self, item_id: str) -> int | None:
         """The item's row, or None where the catalogue does not know it."""
-        return self._rows.get(item_id)
+        return self._places.of(item_id)
 
     def rows_of(self, item_ids: Iterable[str]) -> list[int]:
         """Rows of the known ones among the ids."""
-        return [row for item_id in item_ids if (row := self._rows.get(item_id)) is not None]
+        return [row for item_id in item_ids if (row := self._places.of(item_id)) is not None]
 
     def cells(self, row: int) -> dict[str, Cell]:
         """The item's metadata as predicates read it: datetimes as microseconds, lists as tuples."""
         return {name: self._cell(name, row) for name in self.schema}
+
+    def cells_of(self, rows: Sequence[int]) -> list[dict[str, Cell]]:
+        """The same of many items, each a dict of its own."""
+        columns = [map(_as_cell, column.gather(list(rows)).to_list()) for column in self._columns.values()]
+        return [dict(zip(self.schema, each, strict=True)) for each in zip(*columns, strict=True)] or [{} for _ in rows]
 
     def metadata(self, row: int, fields: Iterable[str] = ()) -> dict[str, Json]:
         """The item's metadata as callers see it; the named columns, or all of them."""
@@ -121,11 +128,7 @@ class Catalogue:
     def _cell(self, name: str, row: int) -> Cell:
         """Read from the typed column each time: as Python objects, a million items' columns would fill gigabytes."""
         value = self._columns[name][row]
-        if isinstance(value, pl.Series):
-            # A null among the members is no member: nothing could ask for it.
-            return tuple(member for member in value.to_list() if member is not None)
-        cell: Cell = value
-        return cell
+        return _as_cell(value.to_list() if isinstance(value, pl.Series) else value)
 
     @cached_property
     def _columns(self) -> dict[str, pl.Series]:
@@ -145,7 +148,18 @@ class Catalogue:
     def from_parquet_frame(cls, table: pl.DataFrame, schema: Schema) -> Catalogue:
         """The inverse of `to_parquet_frame`, with the manifest's schema."""
         frame = table.select(pl.col(META_PREFIX + name).alias(name) for name in schema)
-        return cls(table["item_id"].to_list(), table["display_name"].to_list(), frame, schema)
+        ids, names = table["item_id"], table["display_name"]
+        packed = PackedStrings(ids)
+        return cls(packed, packed if names.equals(ids) else PackedStrings(names), frame, schema)
+
+
+def _as_cell(value: object) -> Cell:
+    # A null among the members is no member: nothing could ask for it.
+    return tuple(member for member in value if member is not None) if isinstance(value, list) else value  # type: ignore[return-value]
+
+
+def _packed(strings: Sequence[str]) -> PackedStrings:
+    return strings if isinstance(strings, PackedStrings) else PackedStrings(strings)
 
 
 def item_text(metadata: Mapping[str, Cell | Json], columns: Iterable[str]) -> str:
