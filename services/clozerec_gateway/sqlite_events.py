@@ -7,17 +7,16 @@ directory sees to it that nobody else writes.
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 from cachetools import LRUCache
 
 from clozerec_core import metrics
-from clozerec_core.errors import StorageFull, UsageError
-from clozerec_core.telemetry import get_logger
+from clozerec_core.errors import UsageError
+from clozerec_core.state_dir import hold, open_durable, storage_faults
 from clozerec_core.workers import Workers
 from clozerec_gateway.events import STORE_FULL, Event, HistoryStoreGone, LiveHistory, user_key
 from clozerec_gateway.notes import Note
@@ -71,8 +70,6 @@ SELECT user_id, item_id, time_us, event_type, event_id, recommendation_id
 FROM events WHERE user_id = ? ORDER BY time_us, arrival
 """
 
-log = get_logger("histories")
-
 
 class SqliteEvents:
     """An `EventStore` and `NoteStore` in `directory/histories.sqlite`."""
@@ -88,8 +85,12 @@ class SqliteEvents:
             UsageError: the directory cannot be written, the file is damaged, or another gateway has it.
         """
         self._max_events = max_events
-        self._lock = _lock(directory)
-        path = directory / HISTORIES_FILE
+        self._lock = hold(
+            directory,
+            LOCK_FILE,
+            f"another gateway uses state directory {directory}; give it one of its own, or CLOZEREC_REDIS_URL to all",
+        )
+        self._path = path = directory / HISTORIES_FILE
         try:
             self._writing = _open(path)
             self._writing.executescript(_SCHEMA)
@@ -118,7 +119,7 @@ class SqliteEvents:
         """See `EventStore`."""
         _MISSES.inc()
         num_writes = self._num_writes
-        history = await self._reader.run(lambda: _translated(lambda: self._read(user_id)))
+        history = await self._reader.run(lambda: self._translated(lambda: self._read(user_id)))
         if num_writes == self._num_writes:  # else a write may have come between
             self._cache[user_id] = history
         return history
@@ -140,7 +141,7 @@ class SqliteEvents:
         now = self._notes_version
         if version == now:
             return now, ()
-        return now, await self._reader.run(lambda: _translated(self._read_notes))
+        return now, await self._reader.run(lambda: self._translated(self._read_notes))
 
     async def close(self) -> None:
         """See `EventStore`."""
@@ -152,12 +153,16 @@ class SqliteEvents:
 
     async def _write(self, work: Callable[[], T], user_ids: set[str]) -> T:
         try:
-            return await self._writer.run(lambda: _translated(work))
+            return await self._writer.run(lambda: self._translated(work))
         finally:
             # Also after a failure or a caller that is gone: the thread may have committed.
             self._num_writes += 1
             for user_id in user_ids:
                 self._cache.pop(user_id, None)
+
+    def _translated(self, work: Callable[[], T]) -> T:
+        with storage_faults(self._path, STORE_FULL, HistoryStoreGone()):
+            return work()
 
     def _append(self, events: Sequence[Event]) -> None:
         with self._writing:
@@ -203,35 +208,7 @@ class SqliteEvents:
         return LiveHistory(events, None if forgotten is None else forgotten[0])
 
 
-def _translated(work: Callable[[], T]) -> T:
-    try:
-        return work()
-    except sqlite3.DatabaseError as error:
-        log.error("histories_failed", error=str(error))
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            raise StorageFull(STORE_FULL) from error
-        raise HistoryStoreGone from error
-
-
 def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    connection = open_durable(path)
     connection.execute("PRAGMA secure_delete = ON")  # who is forgotten leaves no bytes behind
     return connection
-
-
-def _lock(directory: Path) -> IO[bytes]:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / LOCK_FILE).open("wb")
-    except OSError as error:
-        raise UsageError(f"cannot write to state directory {directory}: {error.strerror}; set another") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise UsageError(
-            f"another gateway uses state directory {directory}; give it one of its own, or CLOZEREC_REDIS_URL to all"
-        ) from None
-    return file
