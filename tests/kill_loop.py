@@ -19,7 +19,8 @@ import numpy as np
 
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
-from clozerec_retriever.journal import Change, Drop, Journal, Put
+from clozerec_retriever.journal import Journal
+from clozerec_retriever.records import Change, Drop, Put
 from clozerec_retriever.retriever import Retriever, Selection
 from clozerec_retriever.shelf import Shelf
 from clozerec_retriever.writer import JournalWriter

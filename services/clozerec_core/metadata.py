@@ -5,9 +5,10 @@ The inverse, cells as callers see them, is `catalogue.cell_to_json`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
+
+from pydantic_core import from_json, to_json
 
 from clozerec_core.catalogue import META_PREFIX, ColumnType, Schema
 from clozerec_core.errors import BadRequest, Violation
@@ -91,10 +92,10 @@ def _whole(value: float) -> int:
 
 def cells_to_text(cells: Mapping[str, Cell]) -> str:
     """One JSON object; `cells_from_text` reads it back for the same column types."""
-    return json.dumps(cells, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return to_json(cells).decode()
 
 
 def cells_from_text(text: str) -> Cells:
     """The inverse of `cells_to_text`: JSON tells all cells apart but tuples, which come as lists."""
-    loaded: dict[str, Cell | Sequence[str]] = json.loads(text)
+    loaded: dict[str, Cell | Sequence[str]] = from_json(text)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in loaded.items()}  # type: ignore[misc]

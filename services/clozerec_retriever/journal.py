@@ -10,28 +10,23 @@ Not for several threads at once: `writer.py` owns the one writing thread.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
-
-import numpy as np
 
 from clozerec_core.catalogue import ColumnType, Schema
-from clozerec_core.errors import BadJournal, StorageFull, UsageError
-from clozerec_core.hybrid import Floats
-from clozerec_core.metadata import Cells, cells_from_text, cells_to_text
+from clozerec_core.errors import BadJournal
+from clozerec_core.state_dir import hold, open_durable, storage_faults
 from clozerec_core.telemetry import get_logger
+from clozerec_retriever.records import FIELDS, Change, Drop, ItemRecord, Put, Row, from_row, is_sound, to_row
 from clozerec_retriever.wal import frames_in
 
 JOURNAL_FILE = "catalogue.sqlite"
+LOCK_FILE = "catalogue.lock"
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS schemas (
@@ -51,55 +46,15 @@ CREATE TABLE IF NOT EXISTS items (
   checksum      INTEGER NOT NULL       -- CRC-32 of the row
 );
 """
-_FIELDS = "ordinal, item_id, deleted, cells, schema_id, content, text_model, text, changed_at_us, checksum"
-_FULL = frozenset({sqlite3.SQLITE_FULL})
+_FIELDS = ", ".join(FIELDS)
+_WRITE = (
+    f"INSERT INTO items ({_FIELDS}) VALUES ({', '.join('?' * len(FIELDS))}) ON CONFLICT (ordinal) DO UPDATE SET "  # noqa: S608
+    + ", ".join(f"{name} = excluded.{name}" for name in FIELDS[2:])
+)
 MAX_IDS_PER_QUERY = 30_000
 """SQLite takes 32,766 parameters in one statement."""
 
 log = get_logger("journal")
-
-_Row = tuple[int, str, int, str, int, bytes | None, str, str, int, int]
-
-
-@dataclass(frozen=True)
-class Put:
-    """A caller's upsert of one item, typed and checked."""
-
-    item_id: str
-    cells: Cells
-    masked: bool = False
-    """Change the named cells only, of an item that is known; else the cells replace all metadata, and `content` too."""
-    content: Floats | None = None
-    """[C]; empty: no text; None: leave it as it is."""
-    text_model: str = ""
-    text: str = ""
-
-
-@dataclass(frozen=True)
-class Drop:
-    """A caller's deletion of one item."""
-
-    item_id: str
-
-
-Change = Put | Drop
-
-
-@dataclass(frozen=True)
-class ItemRecord:
-    """What the journal says of an item."""
-
-    ordinal: int
-    item_id: str
-    deleted: bool
-    cells: Cells
-    kinds: Schema
-    """The types that the cells have."""
-    content: Floats | None
-    """[C]; empty: no text; None: as the bundle has it."""
-    text_model: str
-    text: str
-    changed_at_us: int
 
 
 class Journal:
@@ -113,13 +68,15 @@ class Journal:
             BadJournal: the file is damaged.
         """
         self.path = directory / JOURNAL_FILE
-        self._lock = _lock(directory)
+        self._lock = hold(
+            directory,
+            LOCK_FILE,
+            f"another retriever uses state directory {directory}; give each a directory of its own",
+        )
         try:
             num_frames = frames_in(self.path.with_name(JOURNAL_FILE + "-wal"))
-            self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             with self._faults():
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute("PRAGMA synchronous = FULL")
+                self._connection = open_durable(self.path)
                 self._say_what_was_torn(num_frames)
                 self._connection.executescript(_TABLES)
                 self._schemas = self._read_schemas()
@@ -141,8 +98,8 @@ class Journal:
         """
         with self._faults(), self._reading() as connection:
             for row in connection.execute(f"SELECT {_FIELDS} FROM items ORDER BY ordinal"):  # noqa: S608
-                if _checksum(row) == row[-1]:
-                    yield self._record(row)
+                if is_sound(row):
+                    yield from_row(row, self._schemas)
                 else:
                     log.error("journal_row_damaged", path=str(self.path), item_id=row[1])
 
@@ -163,25 +120,22 @@ class Journal:
         now_us = int(datetime.now(UTC).timestamp() * 1e6)
         with self._transaction():
             schema_id = self._schema_id(schema)
-            before = self._latest({change.item_id for change in changes})
+            known = {row[1]: row for row in _select(self._connection, sorted({change.item_id for change in changes}))}
             results: list[ItemRecord | None] = []
             after: dict[str, ItemRecord] = {}
             for change in changes:
-                record = self._after(change, before.get(change.item_id), schema, now_us, is_in_bundle)
+                before = after.get(change.item_id) or known.get(change.item_id)
+                record = self._after(change, before, schema, now_us, is_in_bundle)
                 results.append(record)
                 if record is not None:
-                    before[change.item_id] = after[change.item_id] = record
-            marks = ", ".join("?" * 10)
-            self._connection.executemany(
-                f"INSERT OR REPLACE INTO items ({_FIELDS}) VALUES ({marks})",  # noqa: S608
-                [_row(record, schema_id) for record in after.values()],
-            )
+                    after[change.item_id] = record
+            self._connection.executemany(_WRITE, [to_row(record, schema_id) for record in after.values()])
         return results
 
     def get(self, item_ids: Sequence[str]) -> dict[str, ItemRecord]:
         """The records of those of the ids that the journal has. Safe beside the writing thread."""
         with self._reading() as connection:
-            return {row[1]: self._record(row) for row in _select(connection, list(item_ids))}
+            return {row[1]: from_row(row, self._schemas) for row in _select(connection, list(item_ids))}
 
     def snapshot(self, directory: Path) -> Path:
         """Write a consistent copy into `directory`, synced, while changes go on. Safe beside the writing thread.
@@ -205,50 +159,31 @@ class Journal:
     def _after(
         self,
         change: Change,
-        before: ItemRecord | None,
+        before: ItemRecord | Row | None,
         schema: Schema,
         now_us: int,
         is_in_bundle: Callable[[str], bool],
     ) -> ItemRecord | None:
-        gone = before is not None and before.deleted
-        if isinstance(change, Put) and change.masked and (gone or (not before and not is_in_bundle(change.item_id))):
-            return None
-        ordinal = before.ordinal if before else self._take_ordinal()
+        """What a change leaves of what was known before: a record of this transaction, or a row."""
+        item_id = change.item_id
+        if isinstance(change, Put) and change.masked:
+            if isinstance(before, tuple):
+                before = from_row(before, self._schemas)
+            if before.deleted if before else not is_in_bundle(item_id):
+                return None
+            if before:
+                return _masked(change, before, schema, now_us)
+        # All that a whole change keeps is the place: to read the rest of a row would cost as much as to write it.
+        ordinal = self._take_ordinal() if before is None else before[0] if isinstance(before, tuple) else before.ordinal
         if isinstance(change, Drop):
-            return ItemRecord(ordinal, change.item_id, True, {}, schema, None, "", "", now_us)
-        put = ItemRecord(
-            ordinal, change.item_id, False, change.cells, schema, change.content, change.text_model, change.text, now_us
-        )
-        if not change.masked or before is None:
-            return put
-        kept = {name: cell for name, cell in before.cells.items() if before.kinds.get(name) is schema.get(name)}
-        content, text_model, text = put.content, put.text_model, put.text
-        if content is None:
-            content, text_model, text = before.content, before.text_model, before.text
+            return ItemRecord(ordinal, item_id, True, {}, schema, None, "", "", now_us)
         return ItemRecord(
-            ordinal, change.item_id, False, kept | change.cells, schema, content, text_model, text, now_us
+            ordinal, item_id, False, change.cells, schema, change.content, change.text_model, change.text, now_us
         )
 
     def _take_ordinal(self) -> int:
         self._next_ordinal += 1
         return self._next_ordinal - 1
-
-    def _latest(self, item_ids: set[str]) -> dict[str, ItemRecord]:
-        return {row[1]: self._record(row) for row in _select(self._connection, sorted(item_ids))}
-
-    def _record(self, row: _Row) -> ItemRecord:
-        ordinal, item_id, deleted, cells, schema_id, content, text_model, text, changed_at_us, _ = row
-        return ItemRecord(
-            ordinal=ordinal,
-            item_id=item_id,
-            deleted=bool(deleted),
-            cells=cells_from_text(cells),
-            kinds=self._schemas[schema_id],
-            content=None if content is None else np.frombuffer(content, "<f4"),
-            text_model=text_model,
-            text=text,
-            changed_at_us=changed_at_us,
-        )
 
     def _schema_id(self, schema: Schema) -> int:
         for schema_id, known in self._schemas.items():
@@ -294,61 +229,28 @@ class Journal:
         finally:
             connection.close()
 
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode in _FULL:
-                raise StorageFull(
-                    "the disk of the catalogue's journal is full; free some space and send it again"
-                ) from error
-            log.error("journal_failed", path=str(self.path), error=str(error))
-            raise BadJournal(
+    def _faults(self) -> AbstractContextManager[None]:
+        return storage_faults(
+            self.path,
+            "the disk of the catalogue's journal is full; free some space and send it again",
+            BadJournal(
                 f"{JOURNAL_FILE} in the retriever's state directory cannot be used; put a snapshot in its place, or "
                 "move it away to start without live changes"
-            ) from error
+            ),
+        )
 
 
-def _lock(directory: Path) -> IO[bytes]:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / "catalogue.lock").open("wb")
-    except OSError as error:
-        raise UsageError(f"cannot write to state directory {directory}: {error.strerror}; set another") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise UsageError(
-            f"another retriever uses state directory {directory}; give each a directory of its own"
-        ) from None
-    return file
-
-
-def _select(connection: sqlite3.Connection, item_ids: list[str]) -> Iterator[_Row]:
+def _select(connection: sqlite3.Connection, item_ids: list[str]) -> Iterator[Row]:
     for start in range(0, len(item_ids), MAX_IDS_PER_QUERY):
         some = item_ids[start : start + MAX_IDS_PER_QUERY]
         marks = ", ".join("?" * len(some))
         yield from connection.execute(f"SELECT {_FIELDS} FROM items WHERE item_id IN ({marks})", some)  # noqa: S608
 
 
-def _row(record: ItemRecord, schema_id: int) -> _Row:
-    row: _Row = (
-        record.ordinal,
-        record.item_id,
-        int(record.deleted),
-        cells_to_text(record.cells),
-        schema_id,
-        None if record.content is None else record.content.astype("<f4").tobytes(),
-        record.text_model,
-        record.text,
-        record.changed_at_us,
-        0,
+def _masked(put: Put, before: ItemRecord, schema: Schema, now_us: int) -> ItemRecord:
+    """The named cells changed, and the content where the change has one."""
+    kept = {name: cell for name, cell in before.cells.items() if before.kinds.get(name) is schema.get(name)}
+    said = before if put.content is None else put
+    return ItemRecord(
+        before.ordinal, put.item_id, False, kept | put.cells, schema, said.content, said.text_model, said.text, now_us
     )
-    return (*row[:-1], _checksum(row))
-
-
-def _checksum(row: _Row) -> int:
-    *values, _ = row
-    return zlib.crc32(b"\x00".join(part if isinstance(part, bytes) else str(part).encode() for part in values))

@@ -9,7 +9,6 @@ Shapes: N rows (the bundle's, then day-zero items), B rows of the bundle, C cont
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,16 +20,14 @@ from clozerec_core.bundle import Bundle, Manifest
 from clozerec_core.catalogue import Catalogue, Json, Schema, cell_to_json
 from clozerec_core.hybrid import Floats
 from clozerec_core.metadata import Cells
-from clozerec_core.predicate import Cell, Predicate
+from clozerec_core.predicate import Predicate
 from clozerec_core.telemetry import get_logger
-from clozerec_retriever.journal import ItemRecord
 from clozerec_retriever.masks import Mask
+from clozerec_retriever.reading import RecordReader
+from clozerec_retriever.records import ItemRecord
 from clozerec_retriever.segments import Segment, merged, passing_rows
 from clozerec_retriever.space import OutputSpace
 from clozerec_retriever.tail import Tail, TailWriter
-
-SAME_CONTENT = 1e-5
-"""Content vectors whose numbers differ by no more are one text's, embedded on two machines."""
 
 MAX_SEGMENTS = 8
 """Beyond it the later ones are merged: each costs every search a little."""
@@ -84,20 +81,17 @@ class LiveCatalogue:
         self._base = catalogue
         self._content_BC = content_BC
         self._space = space
-        self.content_dim = space.content_dim
-        self.text_model = manifest.text.model if manifest.text else ""
-        """Empty without a text engine."""
+        self._reader = RecordReader(manifest, catalogue, content_BC, space.content_dim)
         self._created_at_us = int(datetime.fromisoformat(manifest.created_at).timestamp() * 1e6)
         self._display_column: str | None = manifest.payload.get("display_name")
         self._new_rows: dict[str, int] = {}
         self._changed: dict[int, ChangedItem] = {}
-        self._to_embed: dict[str, None] = {}
-        self._retyped: dict[str, None] = {}
         self._tail = TailWriter(manifest.model.dim)
         self._swap = threading.Lock()
         num_rows = len(self._base)
         nothing = np.zeros(num_rows, np.bool_)
         first = Segment.of(np.arange(num_rows), self._base.frame, self.schema)
+        first.masks.prepare()
         self.view = View(0, num_rows, nothing, 0, (first,), self._tail.now(), nothing)
 
     @classmethod
@@ -149,7 +143,7 @@ class LiveCatalogue:
         if changed is None or changed.content_digest is None:
             own: Floats = self._content_BC[row]
             return own if np.any(own) else own[:0]
-        if record is None or record.content is None or not self._readable(record):
+        if record is None or record.content is None or not self._reader.is_readable(record):
             return np.empty(0, np.float32)
         return record.content
 
@@ -166,6 +160,16 @@ class LiveCatalogue:
         return row >= len(self._base)
 
     @property
+    def text_model(self) -> str:
+        """Empty without a text engine."""
+        return self._reader.text_model
+
+    @property
+    def content_dim(self) -> int:
+        """0 without a text engine."""
+        return self._reader.content_dim
+
+    @property
     def num_items(self) -> int:
         return self.view.num_rows - self.view.num_gone
 
@@ -177,12 +181,12 @@ class LiveCatalogue:
     @property
     def to_embed(self) -> list[str]:
         """Items whose content is of another text model."""
-        return list(self._to_embed)
+        return list(self._reader.to_embed)
 
     @property
     def retyped_columns(self) -> list[str]:
         """Columns of which some change was left out, for it was written for another type."""
-        return list(self._retyped)
+        return list(self._reader.retyped)
 
     # What the writer does.
 
@@ -197,10 +201,10 @@ class LiveCatalogue:
             if record.deleted or record.changed_at_us > self._created_at_us or self._any_row(record.item_id) is None
         ]
         self.apply(batch)
-        if self._retyped:
+        if self._reader.retyped:
             log.warning("columns_retyped", columns=self.retyped_columns)
-        if self._to_embed:
-            log.warning("items_to_embed", count=len(self._to_embed), text_model=self.text_model)
+        if self._reader.to_embed:
+            log.warning("items_to_embed", count=len(self._reader.to_embed), text_model=self.text_model)
         self.fold()
 
     def apply(self, records: Sequence[ItemRecord]) -> None:
@@ -208,15 +212,14 @@ class LiveCatalogue:
         latest = {record.item_id: record for record in records}.values()
         with self._swap:
             version = self.view.version + 1
-            gone, back = [], []
+            gone: list[int] = []
+            rows: list[int] = []
+            there: list[ItemRecord] = []
             without_item = 0
-            cells_of: dict[int, Cells] = {}
-            unplaced: list[int] = []
-            vectorised: dict[int, Floats] = {}
             for record in latest:
                 row = self._any_row(record.item_id)
                 if record.deleted:
-                    self._to_embed.pop(record.item_id, None)
+                    self._reader.to_embed.pop(record.item_id, None)
                     gone += [] if row is None else [row]
                     continue
                 if row is None:
@@ -225,22 +228,23 @@ class LiveCatalogue:
                         without_item += 1
                         continue
                     row = self._new_rows[record.item_id] = len(self._base) + len(self._new_rows)
-                back.append(row)
-                cells_of[row] = cells = self._cells(row, record)
+                rows.append(row)
+                there.append(record)
+            cells_of = dict(zip(rows, self._reader.cells(rows, there), strict=True))
+            unplaced: list[int] = []
+            vectorised: dict[int, ItemRecord] = {}
+            for row, record, digest in zip(rows, there, self._reader.digests(rows, there), strict=True):
                 before = self._changed.get(row)
-                old_digest = before.content_digest if before else None
-                digest = self._digest(row, record)
-                name = cells.get(self._display_column or "")
+                name = cells_of[row].get(self._display_column or "")
                 self._changed[row] = ChangedItem(
-                    record.item_id, str(name) if name else record.item_id, cells, version, digest
+                    record.item_id, str(name) if name else record.item_id, cells_of[row], version, digest
                 )
-                if digest == old_digest:
+                if digest == (before.content_digest if before else None):
                     continue
                 unplaced.append(row)
-                if digest is not None and self._readable(record):
-                    assert record.content is not None
-                    vectorised[row] = record.content
-            self._show(version, gone, back, cells_of, unplaced, vectorised)
+                if digest is not None and self._reader.is_readable(record):
+                    vectorised[row] = record
+            self._show(version, gone, cells_of, unplaced, vectorised)
         if without_item:
             log.warning("changes_without_item", count=without_item)
 
@@ -264,60 +268,20 @@ class LiveCatalogue:
         row = self._base.row_of(item_id)
         return self._new_rows.get(item_id) if row is None else row
 
-    def _cells(self, row: int, record: ItemRecord) -> Cells:
-        """All columns: the record's where it speaks of them in the column's type, else the bundle's."""
-        base: Cells = self._base.cells(row) if row < len(self._base) else {}
-        cells: dict[str, Cell] = {}
-        for name, kind in self.schema.items():
-            cells[name] = base.get(name)
-            if name in record.cells:
-                if record.kinds[name] is kind:
-                    cells[name] = record.cells[name]
-                else:
-                    self._retyped[name] = None
-        return cells
-
-    def _readable(self, record: ItemRecord) -> bool:
-        """Whether the bundle's space has a meaning for the record's content; no text always has."""
-        assert record.content is not None
-        return len(record.content) == 0 or (
-            record.text_model == self.text_model and len(record.content) == self.content_dim
-        )
-
-    def _digest(self, row: int, record: ItemRecord) -> bytes | None:
-        """Tells contents apart; None where the bundle's own stands. Keeps the list of what is to be embedded."""
-        if record.content is None:
-            return None
-        is_base = row < len(self._base)
-        if not self._readable(record):
-            if self.text_model:
-                self._to_embed[record.item_id] = None
-            # An item of the bundle keeps the vector that it was trained with until its text is embedded again.
-            return None if is_base else b"unreadable"
-        self._to_embed.pop(record.item_id, None)
-        if is_base:
-            own = self._content_BC[row]
-            content = record.content if len(record.content) else np.zeros_like(own)
-            if np.allclose(own, content, rtol=0, atol=SAME_CONTENT):
-                return None
-        return hashlib.blake2b(record.content.tobytes(), digest_size=16).digest()
-
     def _show(
         self,
         version: int,
         gone: list[int],
-        back: list[int],
         cells_of: dict[int, Cells],
         unplaced: list[int],
-        vectorised: dict[int, Floats],
+        vectorised: dict[int, ItemRecord],
     ) -> None:
         """Put the next view in place.
 
         Args:
             version: its number.
             gone: rows that are deleted.
-            back: rows that are there, whether they were before or not.
-            cells_of: rows whose metadata is set.
+            cells_of: the metadata of rows that are there, whether they were before or not.
             unplaced: rows whose present vector counts no more.
             vectorised: of these, the ones that have a content vector of their own.
         """
@@ -325,14 +289,14 @@ class LiveCatalogue:
         num_rows = len(self._base) + len(self._new_rows)
         gone_N = np.concatenate((view.gone_N, np.zeros(num_rows - view.num_rows, np.bool_)))
         gone_N[gone] = True
-        gone_N[back] = False
+        gone_N[list(cells_of)] = False
         segments = view.segments
         if cells_of:
             segments = (*segments, Segment.of_cells(cells_of, self.schema))
         moved_B, tail = view.moved_B, view.tail
         if unplaced:
             rows = list(vectorised)
-            vectors_ND = self._space.vectors(rows, self._stacked(list(vectorised.values())))
+            vectors_ND = self._space.vectors(rows, self._reader.stacked(list(vectorised.values())))
             pointing = np.any(vectors_ND, axis=1)
             placed = [row for row, points in zip(rows, pointing, strict=True) if points]
             tail = self._tail.replace(unplaced, placed, vectors_ND[pointing])
@@ -341,11 +305,3 @@ class LiveCatalogue:
                 if row < len(moved_B):
                     moved_B[row] = row in vectorised
         self.view = View(version, num_rows, gone_N, int(np.count_nonzero(gone_N)), segments, tail, moved_B)
-
-    def _stacked(self, contents: list[Floats]) -> Floats:
-        """`[N, C]`; zero without text."""
-        stacked = np.zeros((len(contents), self.content_dim), np.float32)
-        for place, content in enumerate(contents):
-            if len(content):
-                stacked[place] = content
-        return stacked

@@ -23,7 +23,6 @@ Mask = NDArray[np.bool_]
 """[N], true where a row passes."""
 
 MAX_CACHED_MASKS = 64
-_LEAST, _MOST = -(2**63), 2**63 - 1
 MAX_CACHED_TEXT = 4_096
 """Characters in the values of a predicate whose mask is kept: beyond it, keys could outweigh the masks."""
 
@@ -33,7 +32,8 @@ class RowMasks:
 
     def __init__(self, frame: pl.DataFrame, schema: Schema, num_rows: int) -> None:
         self._num_rows = num_rows
-        self._columns = {name: _prepare(frame.get_column(name), kind) for name, kind in schema.items()}
+        self._frame, self._schema = frame, schema
+        self._columns: dict[str, _Column] = {}
         self._cached = lru_cache(MAX_CACHED_MASKS)(self._packed)
 
     def passing(self, predicate: Predicate) -> Mask:
@@ -68,7 +68,19 @@ class RowMasks:
             case Negation(part):
                 return ~self._evaluate(part)
             case Compare(name, operator, values):
-                return self._compare(self._columns[name], operator, values)
+                return self._compare(self._column(name), operator, values)
+
+    def prepare(self) -> None:
+        """Prepare every column now, not when it is first asked for."""
+        for name in self._schema:
+            self._column(name)
+
+    def _column(self, name: str) -> _Column:
+        column = self._columns.get(name)
+        if column is None:
+            # Two threads may both prepare one; either will do.
+            column = self._columns[name] = _prepare(self._frame.get_column(name), self._schema[name])
+        return column
 
     def _compare(self, column: _Column, operator: Operator, values: tuple[Scalar, ...]) -> Mask:
         match operator:
@@ -124,11 +136,11 @@ class _Numbers:
 
     def __init__(self, column: pl.Series) -> None:
         column = column.fill_nan(None) if column.dtype.is_float() else column.to_physical()
+        if not column.dtype.is_float():
+            column = column.cast(pl.Int64).shrink_dtype()
         self.present = column.is_not_null().to_numpy()
-        self._data = column.cast(pl.Float64 if column.dtype.is_float() else pl.Int64).fill_null(0).to_numpy()
-        present = np.flatnonzero(self.present)
-        self._order = present[np.argsort(self._data[present], kind="stable")].astype(np.int32)
-        self._sorted = self._data[self._order]
+        self._order = column.arg_sort()[column.null_count() :].to_numpy().astype(np.int32)
+        self._sorted = column.gather(self._order).to_numpy()
 
     def any_of(self, values: Sequence[Scalar]) -> Mask:
         mask = np.zeros(len(self.present), np.bool_)
@@ -159,9 +171,11 @@ class _Numbers:
         return mask
 
     def _place(self, value: Scalar, side: Literal["left", "right"]) -> int:
-        # A Python integer beyond 64 bits has no place of its own, but is beyond all that have.
-        if isinstance(value, int) and not _LEAST <= value <= _MOST:
-            return 0 if value < 0 else len(self._sorted)
+        if isinstance(value, int) and self._sorted.dtype.kind == "i":
+            # A value beyond the column's width has no place of its own, but is beyond all that have.
+            width = np.iinfo(self._sorted.dtype)
+            if not width.min <= value <= width.max:
+                return 0 if value < width.min else len(self._sorted)
         return int(np.searchsorted(self._sorted, self._sorted.dtype.type(value), side))
 
     def _between(self, low: int, high: int) -> NDArray[np.int32]:
@@ -173,9 +187,13 @@ class _Lists:
 
     def __init__(self, column: pl.Series) -> None:
         self.present = column.is_not_null().to_numpy()
-        members = pl.DataFrame({"row": np.arange(len(column)), "member": column}).explode("member").drop_nulls("member")
+        members = (
+            pl.DataFrame({"row": np.arange(len(column), dtype=np.int32), "member": column})
+            .explode("member")
+            .drop_nulls("member")
+        )
         grouped = members.group_by("member").agg("row")
-        self._rows_of: dict[Scalar, NDArray[np.int64]] = {
+        self._rows_of: dict[Scalar, NDArray[np.int32]] = {
             member: rows.to_numpy() for member, rows in zip(grouped["member"], grouped["row"], strict=True)
         }
 

@@ -26,9 +26,10 @@ from clozerec_core.predicate import EVERYTHING
 from clozerec_core.request_context import check_time_left
 from clozerec_core.rpc import Service
 from clozerec_core.workers import Workers
-from clozerec_retriever.journal import Drop, Journal, Put
+from clozerec_retriever.journal import Journal
 from clozerec_retriever.planner import Plan
 from clozerec_retriever.ranking import Place
+from clozerec_retriever.records import Drop, Put
 from clozerec_retriever.retriever import Found, Retriever, Selection
 from clozerec_retriever.settings import RetrieverSettings
 from clozerec_retriever.shelf import Shelf

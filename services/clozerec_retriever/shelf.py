@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from clozerec_core import metrics
 from clozerec_core.errors import BundleMismatch
-from clozerec_retriever.journal import ItemRecord
+from clozerec_retriever.records import ItemRecord
 from clozerec_retriever.retriever import Retriever
 
 

@@ -18,9 +18,9 @@ from clozerec_core.filters import column_violations
 from clozerec_core.hybrid import TINY_NORM, Floats
 from clozerec_core.limits import MAX_ID_BYTES, MAX_ITEM_TEXT_BYTES
 from clozerec_core.metadata import parse_metadata
-from clozerec_retriever.journal import Put
 from clozerec_retriever.live import LiveCatalogue
 from clozerec_retriever.ranking import Ranking
+from clozerec_retriever.records import Put
 
 METADATA_CACHE_BYTES = 32 * 1024 * 1024
 """Rendered metadata is kept up to about so much, and cards too; a Struct is slow to build and the same rows come up

@@ -7,6 +7,7 @@ Waiting for the disk costs the same for one change and for thousands, so whateve
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,13 +18,18 @@ from clozerec_core import metrics
 from clozerec_core.catalogue import Schema
 from clozerec_core.errors import Overloaded
 from clozerec_core.telemetry import get_logger
-from clozerec_retriever.journal import Change, ItemRecord, Journal
+from clozerec_retriever.journal import Journal
+from clozerec_retriever.records import Change, ItemRecord
 
 MAX_WAITING = 20_000
 """Changes that may wait for the disk; beyond it callers hear at once that it is too much."""
 
 MAX_TOGETHER = 5_000
 """Changes committed in one transaction: more would only make the first of them wait."""
+
+SWITCH_S = 1e-4
+"""Seconds. A search gives the interpreter's lock away in each of its NumPy and FAISS calls, a dozen or more, and waits
+so long to have it back while changes are written; with CPython's own 5 ms that adds up."""
 
 Results = list[ItemRecord | None]
 
@@ -58,6 +64,8 @@ class JournalWriter:
         self._count = threading.Lock()
         self._changed = threading.Event()
         self._closing = False
+        self._usual_switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH_S, self._usual_switch_s))
         self._threads = [
             threading.Thread(target=self._write, name="journal"),
             threading.Thread(target=self._keep_tidy, name="fold"),
@@ -92,6 +100,7 @@ class JournalWriter:
         self._closing = True
         self._changed.set()
         self._threads[1].join()
+        sys.setswitchinterval(self._usual_switch_s)
 
     def _write(self) -> None:
         while (first := self._queue.get()) is not None:

@@ -12,7 +12,8 @@ from kill_loop import SCHEMA, State, kill_once
 from structlog.testing import capture_logs
 
 from clozerec_core.errors import BadJournal, StorageFull
-from clozerec_retriever.journal import JOURNAL_FILE, Drop, Journal, Put
+from clozerec_retriever.journal import JOURNAL_FILE, Journal
+from clozerec_retriever.records import Drop, Put
 
 
 def never(_: str) -> bool:
