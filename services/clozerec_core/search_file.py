@@ -38,7 +38,9 @@ class SearchFile:
     ef_search: int
     """HNSW's width at which the measured recall was reached."""
     rows_to_scan: int
-    """Rows of the nearest cells that are scored under a filter."""
+    """Rows of the nearest cells that are scored under a filter, where the query lies apart from what passes."""
+    rows_nearby: int
+    """The same where rows pass all around the query; measured to reach the recall."""
     recall: float
     """Recall@10 of the graph at that width, over queries beside sampled items."""
 
@@ -59,6 +61,7 @@ class SearchFile:
                 file.get_tensor("cell_of"),
                 int(said["ef_search"]),
                 int(said["rows_to_scan"]),
+                int(said.get("rows_nearby", said["rows_to_scan"])),
                 float(said["recall"]),
             )
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
@@ -71,5 +74,5 @@ class SearchFile:
 
     def save(self, path: Path) -> None:
         """Write it down."""
-        said = {"ef_search": str(self.ef_search), "rows_to_scan": str(self.rows_to_scan), "recall": str(self.recall)}
+        said = {name: str(getattr(self, name)) for name in ("ef_search", "rows_to_scan", "rows_nearby", "recall")}
         save_file({"centroids": self.centroids_KD, "cell_of": self.cell_of_N}, path, said)

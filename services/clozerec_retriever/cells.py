@@ -15,11 +15,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clozerec_core.hybrid import Floats
-from clozerec_retriever.masks import Mask
+from clozerec_retriever.products import inner_products
 from clozerec_retriever.ranking import RowArray
 
 NEAR_CELLS = 8
 """So many cells around a query tell whether its neighbourhood passes."""
+
+EVEN = 0.4
+"""Where the least share among those is so much of their mean or more, rows pass all around the query alike."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """The cells seen from a query."""
+
+    of: PassingByCell
+    order_K: NDArray[np.int64]
+    """The nearest first."""
+    least_share: float
+    """Of any cell close by. A mean would hide the edge of a corner, across which a walk does not find its way."""
+    is_even: bool
+    """What passes near the query does so everywhere alike, so that the nearest of all that passes is near too."""
+
+    def rows(self, num_rows: int) -> RowArray:
+        """The passing rows of the nearest cells, `num_rows` or a little more."""
+        starts, ends = self.of.starts_K1[self.order_K], self.of.starts_K1[self.order_K + 1]
+        counts = ends - starts
+        last = int(np.searchsorted(np.cumsum(counts), num_rows)) + 1
+        held = np.flatnonzero(counts[:last])
+        parts = [self.of.rows_P[a:b] for a, b in zip(starts[held].tolist(), ends[held].tolist(), strict=True)]
+        return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -33,35 +58,31 @@ class PassingByCell:
     """Of the cell's rows, that pass."""
     centroids_KD: Floats
 
-    def near(self, intent_D: Floats, num_rows: int) -> tuple[RowArray, float]:
-        """The passing rows of the nearest cells, `num_rows` or a little more, and the least share of any cell close by.
-
-        A mean share would hide the edge of a corner, across which a walk does not find its way.
-        """
-        order = np.argsort(-(self.centroids_KD @ intent_D))
-        starts, ends = self.starts_K1[order], self.starts_K1[order + 1]
-        counts = ends - starts
-        last = int(np.searchsorted(np.cumsum(counts), num_rows)) + 1
-        held = np.flatnonzero(counts[:last])
-        rows = [self.rows_P[a:b] for a, b in zip(starts[held].tolist(), ends[held].tolist(), strict=True)]
-        return np.concatenate(rows), float(self.shares_K[order[:NEAR_CELLS]].min())
+    def around(self, intent_D: Floats) -> Around:
+        """What passes near a query, and farther on."""
+        order_K = np.argsort(-inner_products(self.centroids_KD, intent_D))
+        close = self.shares_K[order_K[:NEAR_CELLS]].tolist()
+        least = min(close)
+        return Around(self, order_K, least, 0 < EVEN * sum(close) <= least * len(close))
 
 
 class Cells:
     """Which cell each row lies in. Safe to use from several threads."""
 
     def __init__(self, centroids_KD: Floats, cell_of_N: NDArray[np.unsignedinteger]) -> None:
-        self._centroids_KD = centroids_KD
-        # A stable sort keeps rows ascending within a cell, so that memory is read forwards.
-        self._rows_N = np.argsort(cell_of_N, kind="stable").astype(np.int32)
-        sizes_K = np.bincount(cell_of_N, minlength=len(centroids_KD))
-        self._starts_K1 = np.concatenate(([0], np.cumsum(sizes_K)))
+        self._centroids_KD = np.ascontiguousarray(centroids_KD, np.float32)
+        self._cell_of_N = cell_of_N
+        self._sizes_K = np.bincount(cell_of_N, minlength=len(centroids_KD))
 
-    def of(self, passing_N: Mask) -> PassingByCell:
-        """The passing rows by cell."""
-        passes_N = passing_N[self._rows_N]
-        before_N1 = np.concatenate(([0], np.cumsum(passes_N, dtype=np.int64)))
-        starts_K1 = before_N1[self._starts_K1]
-        sizes_K = np.maximum(1, np.diff(self._starts_K1))
-        rows_P = self._rows_N[passes_N].astype(np.int64)
-        return PassingByCell(rows_P, starts_K1, np.diff(starts_K1) / sizes_K, self._centroids_KD)
+    def of(self, rows_P: RowArray) -> PassingByCell:
+        """The passing rows, given in ascending order, by cell."""
+        cell_of_P = self._cell_of_N[rows_P]
+        counts_K = np.bincount(cell_of_P, minlength=len(self._sizes_K))
+        # A stable sort keeps rows ascending within a cell, so that memory is read forwards; with 16-bit keys it is
+        # linear.
+        return PassingByCell(
+            rows_P[np.argsort(cell_of_P, kind="stable")],
+            np.concatenate(([0], np.cumsum(counts_K))),
+            counts_K / np.maximum(1, self._sizes_K),
+            self._centroids_KD,
+        )

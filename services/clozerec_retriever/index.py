@@ -24,6 +24,7 @@ from clozerec_retriever.cells import Cells
 from clozerec_retriever.masks import Mask
 from clozerec_retriever.passing import Passing
 from clozerec_retriever.planner import Plan, Planner
+from clozerec_retriever.products import inner_products_of
 from clozerec_retriever.ranking import SCORE_STEP, RowArray, Scores
 
 GATHER_SHARE = 0.25
@@ -68,7 +69,6 @@ class ItemIndex:
         """
         self._vectors_ND = vectors_ND
         self._vectors_ND.flags.writeable = False
-        self._data = faiss.swig_ptr(vectors_ND)
         self._flat: Any = None
         self._graph = graph
         self.cells = Cells(search_file.centroids_KD, search_file.cell_of_N) if search_file else None
@@ -143,13 +143,13 @@ class ItemIndex:
         rows: RowArray | None = None
         plan = self._planner.plan(top_k, passing, exact)
         if plan is Plan.CELLS:
-            near, share = passing.by_cell.near(intent_1D[0], self._planner.rows_to_scan(top_k))
-            if share >= self._planner.least_share_for_graph:
+            around = passing.by_cell.around(intent_1D[0])
+            if self._planner.walks_among(around):
                 plan = Plan.GRAPH
-                rows = self._walk(intent_1D, top_k, passing, share)
+                rows = self._walk(intent_1D, top_k, passing, around.least_share)
             if rows is None:
                 plan = Plan.CELLS
-                rows = self._gather(intent_1D, top_k, near)
+                rows = self._gather(intent_1D, top_k, around.rows(self._planner.rows_to_scan(top_k, around)))
         elif plan is Plan.GRAPH:
             rows = self._walk(intent_1D, top_k, passing, 1.0)
         if rows is None:
@@ -191,16 +191,7 @@ class ItemIndex:
         """Those of a few rows that may be among the best."""
         if len(rows) <= top_k:
             return rows
-        products = np.empty(len(rows), np.float32)
-        faiss.fvec_inner_products_by_idx(
-            faiss.swig_ptr(products),
-            faiss.swig_ptr(intent_1D),
-            self._data,
-            faiss.swig_ptr(rows),
-            intent_1D.shape[1],
-            1,
-            len(rows),
-        )
+        products = inner_products_of(rows, self._vectors_ND, intent_1D)
         last = float(np.partition(products, -top_k)[-top_k])
         best: RowArray = rows[products >= last - TIE_MARGIN]
         return best

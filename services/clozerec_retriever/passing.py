@@ -58,7 +58,7 @@ class Passing:
     def by_cell(self) -> PassingByCell:
         """The same by cell; for an index that has cells."""
         assert self._cells is not None
-        return self._cells.of(self.of_index_B)
+        return self._cells.of(self.rows)
 
     @cached_property
     def selector(self) -> Any:

@@ -2,8 +2,9 @@
 
     few rows pass             SCAN    score every one of them; exact
     nearly all pass           GRAPH   walk the graph, skipping the few that do not
-    some pass                 CELLS   first see how much passes near the query: much there, and the graph is walked
-                                      after all, wider; else the passing rows of the nearest cells are scored
+    some pass                 CELLS   score the passing rows of the nearest cells that hold any: as many as sufficed when
+                                      the bundle was written, where the query lies among what passes; more where it
+                                      does not. Where cells are no good and much passes, walk the graph, wider
 
 Without a graph (small catalogues, exact calls) every search is a scan.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 from enum import Enum
 
 from clozerec_core.search_file import SearchFile
+from clozerec_retriever.cells import Around
 from clozerec_retriever.passing import Passing
 
 SCAN_ROWS = 12_000
@@ -25,6 +27,13 @@ GRAPH_SHARE = 0.9
 NEARBY_SHARE = 0.35
 """Of the rows near the query: below it a walk meets so many rows that do not pass that scoring the cells is faster."""
 
+FEW_ROWS = 5_000
+"""Scored faster than a graph is walked under a filter."""
+
+
+ROWS_A_RESULT = 20
+"""Passing rows to score for each item asked for, at least: what was measured, was for ten."""
+
 
 class Plan(Enum):
     """How an answer was found; the values are metric labels."""
@@ -36,8 +45,6 @@ class Plan(Enum):
 
 class Planner:
     """Chooses for one index."""
-
-    least_share_for_graph = NEARBY_SHARE
 
     def __init__(self, search_file: SearchFile | None) -> None:
         """
@@ -58,7 +65,13 @@ class Planner:
         narrow = max(self._search_file.ef_search, 2 * wanted)
         return int(narrow * max(1.0, 0.5 / share))
 
-    def rows_to_scan(self, top_k: int) -> int:
+    def walks_among(self, around: Around) -> bool:
+        """Whether to walk the graph in spite of a filter."""
+        assert self._search_file is not None
+        return self._search_file.rows_nearby > FEW_ROWS and around.least_share >= NEARBY_SHARE
+
+    def rows_to_scan(self, top_k: int, around: Around) -> int:
         """Passing rows to score in the nearest cells."""
         assert self._search_file is not None
-        return max(self._search_file.rows_to_scan, 20 * top_k)
+        usual = self._search_file.rows_nearby if around.is_even else self._search_file.rows_to_scan
+        return max(usual, ROWS_A_RESULT * top_k)

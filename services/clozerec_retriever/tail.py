@@ -13,6 +13,7 @@ import numpy as np
 
 from clozerec_core.hybrid import Floats
 from clozerec_retriever.masks import Mask
+from clozerec_retriever.products import inner_products
 from clozerec_retriever.ranking import RowArray, Scores
 
 FIRST_CAPACITY = 256
@@ -39,7 +40,8 @@ class Tail:
         places = np.flatnonzero(usable_T)
         if not len(places):
             return np.empty(0, np.int64), np.empty(0, np.float64)
-        products = self.vectors_TD[places] @ intent_D if len(places) < len(usable_T) else self.vectors_TD @ intent_D
+        all_usable = len(places) == len(usable_T)
+        products = inner_products(self.vectors_TD if all_usable else self.vectors_TD[places], intent_D)
         if len(places) > top_k:
             places = places[products >= np.partition(products, -top_k)[-top_k] - margin]
         return self.rows_T[places], self.vectors_TD[places].astype(np.float64) @ intent_D.astype(np.float64)

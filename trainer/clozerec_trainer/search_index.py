@@ -27,7 +27,7 @@ LINKS = 16
 BUILD_WIDTH = 100
 WIDTHS = (24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 GOOD_RECALL = 0.995
-ROWS_TO_SCAN = 8_000
+ROWS_TO_SCAN, LEAST_TO_SCAN = 8_000, 2_000
 NUM_QUERIES = 200
 TOP_K = 10
 NOISE = 0.5
@@ -53,8 +53,10 @@ def build(vectors_ND: Floats, quantisation: Quantisation = "none") -> tuple[Any,
     graph.hnsw.efConstruction = BUILD_WIDTH
     graph.add(vectors_ND)
     centroids_KD, cell_of_N = _cells(vectors_ND)
-    ef_search, recall = _width(graph, vectors_ND, num_proposed(TOP_K, quantisation != "none"))
-    return graph, SearchFile(centroids_KD, cell_of_N, ef_search, ROWS_TO_SCAN, recall)
+    queries_QD, truth_QK = _sample(vectors_ND)
+    ef_search, recall = _width(graph, queries_QD, truth_QK, num_proposed(TOP_K, quantisation != "none"))
+    rows_nearby = _rows_nearby(centroids_KD, cell_of_N, queries_QD, truth_QK)
+    return graph, SearchFile(centroids_KD, cell_of_N, ef_search, ROWS_TO_SCAN, rows_nearby, recall)
 
 
 def _cells(vectors_ND: Floats) -> tuple[Floats, NDArray[np.uint16]]:
@@ -67,15 +69,19 @@ def _cells(vectors_ND: Floats) -> tuple[Floats, NDArray[np.uint16]]:
     return means.centroids, cell_of_N1[:, 0].astype(np.uint16)
 
 
-def _width(graph: Any, vectors_ND: Floats, num_proposed: int) -> tuple[int, float]:
-    """The least width that reaches a good recall, and that recall, where so many proposals are scored exactly."""
+def _sample(vectors_ND: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Queries beside items, and their exact answers."""
     random = np.random.default_rng(SEED)
     items = vectors_ND[random.choice(len(vectors_ND), NUM_QUERIES, replace=False)]
     steps = normalise(random.normal(size=items.shape).astype(np.float32))
     queries_QD = normalise(items + NOISE * steps)
     exact = faiss.IndexFlatIP(vectors_ND.shape[1])
     exact.add(vectors_ND)
-    _, truth_QK = exact.search(queries_QD, TOP_K)
+    return queries_QD, exact.search(queries_QD, TOP_K)[1]
+
+
+def _width(graph: Any, queries_QD: Floats, truth_QK: NDArray[np.int64], num_proposed: int) -> tuple[int, float]:
+    """The least width that reaches a good recall, and that recall, where so many proposals are scored exactly."""
     recall = 0.0
     for width in WIDTHS:
         parameters = faiss.SearchParametersHNSW()
@@ -86,3 +92,16 @@ def _width(graph: Any, vectors_ND: Floats, num_proposed: int) -> tuple[int, floa
         if recall >= GOOD_RECALL:
             break
     return width, recall
+
+
+def _rows_nearby(
+    centroids_KD: Floats, cell_of_N: NDArray[np.uint16], queries_QD: Floats, truth_QK: NDArray[np.int64]
+) -> int:
+    """Rows of the nearest cells that hold a good share of the answers; within what is reasonable to scan."""
+    sizes_K = np.bincount(cell_of_N, minlength=len(centroids_KD))
+    order_QK = np.argsort(-(queries_QD @ centroids_KD.T), axis=1)
+    place_QK = np.argsort(order_QK, axis=1)
+    before_QK = np.cumsum(sizes_K[order_QK], axis=1) - sizes_K[order_QK]
+    places_QK = np.take_along_axis(place_QK, cell_of_N[truth_QK].astype(np.int64), axis=1)
+    needed = np.quantile(np.take_along_axis(before_QK, places_QK, axis=1), GOOD_RECALL, method="higher")
+    return int(np.clip(needed + 1, min(LEAST_TO_SCAN, ROWS_TO_SCAN), ROWS_TO_SCAN))

@@ -84,7 +84,14 @@ def filters() -> dict[str, Mask]:
     }
 
 
+@pytest.fixture(params=[planner.FEW_ROWS, 0], ids=["good cells", "poor cells"])
+def cells_are_good(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(planner, "FEW_ROWS", request.param)
+    return request.param > 0
+
+
 @pytest.mark.parametrize("name", filters())
+@pytest.mark.usefixtures("cells_are_good")
 def test_recall_is_high_whatever_passes_and_wherever(index: ItemIndex, name: str) -> None:
     rows = filters()[name]
     prepared = passing(index, rows)
@@ -92,7 +99,7 @@ def test_recall_is_high_whatever_passes_and_wherever(index: ItemIndex, name: str
     assert sum(hits) >= 0.98 * TOP_K * len(QUERIES)
 
 
-def test_each_plan_is_chosen_where_it_should_be(index: ItemIndex) -> None:
+def test_each_plan_is_chosen_where_it_should_be(index: ItemIndex, cells_are_good: bool) -> None:
     masks = filters()
 
     def plans(name: str, exact: bool = False) -> set[Plan]:
@@ -101,9 +108,9 @@ def test_each_plan_is_chosen_where_it_should_be(index: ItemIndex) -> None:
 
     assert plans("random 1.0") == {Plan.GRAPH}
     assert plans("random 1.0", exact=True) == {Plan.SCAN}
-    assert Plan.GRAPH in plans("random 0.5")
+    assert (Plan.GRAPH in plans("random 0.5")) is not cells_are_good
     assert plans("random 0.1") == {Plan.CELLS}
-    assert plans("corner 0.5") == {Plan.GRAPH, Plan.CELLS}
+    assert plans("corner 0.5") == ({Plan.CELLS} if cells_are_good else {Plan.GRAPH, Plan.CELLS})
     assert plans("random 0.01") == {Plan.SCAN}
 
 
@@ -138,10 +145,11 @@ def test_the_recall_that_was_measured_is_written_down(bundle: Bundle) -> None:
     assert search_file is not None
     assert search_file.recall >= 0.98
     assert search_file.ef_search in search_index.WIDTHS
+    assert 0 < search_file.rows_nearby <= search_file.rows_to_scan
 
 
 def test_a_search_file_that_does_not_fit_is_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
-    small = SearchFile(np.eye(2, DIM, dtype=np.float32), np.zeros(3, np.uint16), 64, 100, 1.0)
+    small = SearchFile(np.eye(2, DIM, dtype=np.float32), np.zeros(3, np.uint16), 64, 100, 100, 1.0)
     for number, write in enumerate((lambda path: small.save(path), lambda path: path.write_bytes(b"no tensors"))):
         directory = tmp_path / str(number)
         with writing_directory(directory) as staging:
