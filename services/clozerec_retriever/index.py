@@ -24,7 +24,7 @@ from clozerec_retriever.cells import Cells
 from clozerec_retriever.masks import Mask
 from clozerec_retriever.passing import Passing
 from clozerec_retriever.planner import Plan, Planner
-from clozerec_retriever.products import inner_products_of
+from clozerec_retriever.products import inner_products, inner_products_of
 from clozerec_retriever.ranking import SCORE_STEP, RowArray, Scores
 
 GATHER_SHARE = 0.25
@@ -175,16 +175,12 @@ class ItemIndex:
 
     def _score_all(self, intent_1D: Floats, top_k: int, passing: Passing, excluded: Sequence[int]) -> RowArray:
         """Those of all rows that may be among the best."""
-        num_rows = len(self)
-        products_N = np.empty(num_rows, np.float32)
-        faiss.fvec_inner_products_ny(
-            faiss.swig_ptr(products_N), faiss.swig_ptr(intent_1D), self._data, intent_1D.shape[1], num_rows
-        )
+        products_N = inner_products(self._vectors_ND, intent_1D[0])
         if not passing.is_all:
             products_N[passing.not_of_index_B] = -np.inf
         if len(excluded):
             products_N[excluded] = -np.inf
-        last = np.partition(products_N, -top_k)[-top_k] if top_k < num_rows else -np.inf
+        last = np.partition(products_N, -top_k)[-top_k] if top_k < len(self) else -np.inf
         return np.flatnonzero(products_N >= max(last - TIE_MARGIN, LEAST_SCORE))
 
     def _gather(self, intent_1D: Floats, top_k: int, rows: RowArray) -> RowArray:

@@ -2,8 +2,8 @@
 
     few rows pass             SCAN    score every one of them; exact
     nearly all pass           GRAPH   walk the graph, skipping the few that do not
-    some pass                 CELLS   score the passing rows of the nearest cells that hold any: as many as sufficed when
-                                      the bundle was written, where the query lies among what passes; more where it
+    some pass                 CELLS   score the passing rows of the nearest cells that hold any: where the query lies
+                                      among what passes, as many as sufficed when the bundle was written; more where it
                                       does not. Where cells are no good and much passes, walk the graph, wider
 
 Without a graph (small catalogues, exact calls) every search is a scan.
