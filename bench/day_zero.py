@@ -35,6 +35,7 @@ from clozerec_cli.settings import AllSettings
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import item_text
 from clozerec_core.history_file import HistoryFile
+from clozerec_core.telemetry import configure_logging
 
 TWINS = 1_000
 SESSIONS, SESSION_LEN, LOOKED_AT = 200, 10, 100
@@ -150,6 +151,7 @@ async def measure(bundle: Bundle) -> None:
 def main() -> None:
     bundle = Bundle.open(Path(sys.argv[1])) if len(sys.argv) > 1 else serving_bundle()
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):  # an audit line a change
+        configure_logging()
         asyncio.run(measure(bundle))
 
 
