@@ -62,9 +62,11 @@ def run(part: Part, options: dict[str, Any]) -> None:
     Raises:
         UsageError: a setting is wrong, a port taken. BadBundle: the bundle cannot be opened.
     """
+    import uvloop
+
     settings = _load_settings(part, options)
     configure_logging(settings.log_level, settings.log_format)
-    asyncio.run(_serve(part, settings))
+    uvloop.run(_serve(part, settings))
 
 
 async def _serve(part: Part, settings: ServerSettings) -> None:

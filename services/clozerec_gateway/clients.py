@@ -207,7 +207,7 @@ class RetrieverClient:
         if selection.where != EVERYTHING:
             request.filter.CopyFrom(self._filter_to_wire(selection.where))
         response = await self._retriever.call(self._stub.ListPopular, request, LAST_SHARE)
-        return Found([_candidate(message) for message in response.candidates], response.exhausted)
+        return Found(_candidates(response.cards), response.exhausted)
 
     async def get_items(
         self, item_ids: Sequence[str], metadata_fields: Sequence[str] = (), include_content: bool = False
@@ -275,8 +275,7 @@ class RetrieverClient:
 
     async def _search(self, request: retriever_pb2.SearchRequest) -> Found:
         response = await self._retriever.call(self._stub.Search, request, LAST_SHARE)
-        candidates = [_candidate(message) for message in response.candidates]
-        return Found(candidates, response.exhausted, response.vectorless_item)
+        return Found(_candidates(response.cards), response.exhausted, response.vectorless_item)
 
 
 def _token(member: Member) -> encoder_pb2.Token:
@@ -293,8 +292,14 @@ def _cursor(place: Place | None) -> retriever_pb2.Cursor | None:
     return None if place is None else retriever_pb2.Cursor(score=place.score, row=place.row)
 
 
-def _candidate(message: retriever_pb2.Candidate) -> Candidate:
-    return Candidate(message.item_id, message.score, message.row, message.card, message.vector)
+def _candidates(cards: retriever_pb2.Cards) -> list[Candidate]:
+    columns = (cards.item_ids, list(cards.scores), list(cards.rows), cards.cards)
+    vectors = list(cards.vectors)
+    if not vectors:
+        return [Candidate(*each) for each in zip(*columns, strict=True)]
+    dim = len(vectors) // len(columns[1])
+    of_each = [vectors[start : start + dim] for start in range(0, len(vectors), dim)]
+    return [Candidate(*each) for each in zip(*columns, of_each, strict=True)]
 
 
 def _outcome(status: retriever_pb2.ItemStatus) -> ItemOutcome:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from clozerec_core.catalogue import Schema
 from clozerec_core.errors import BadRequest, Violation
@@ -95,8 +96,7 @@ class Reason:
     text: str
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """An item as the retriever found it."""
 
     item_id: str

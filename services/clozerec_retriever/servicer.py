@@ -198,11 +198,13 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         else:
             found = retriever.search_by_vector(np.array(list(request.intent), np.float32), selection)
         _report(found, time.perf_counter() - start)
+        with_vectors, as_cards = request.include_vectors, request.as_cards
         return retriever_pb2.SearchResponse(
             bundle_id=retriever.bundle_id,
-            candidates=_candidates(found, retriever, fields, request),
+            candidates=() if as_cards else _candidates(found, retriever, fields, with_vectors),
             exhausted=found.exhausted,
             vectorless_item=found.vectorless_item,
+            cards=_cards(found, retriever, fields, with_vectors) if as_cards else None,
         )
 
     def _list_popular(
@@ -212,8 +214,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         found = retriever.popular(selection)
         return retriever_pb2.ListPopularResponse(
             bundle_id=retriever.bundle_id,
-            candidates=_candidates(found, retriever, fields, request),
+            candidates=() if request.as_cards else _candidates(found, retriever, fields, with_vectors=False),
             exhausted=found.exhausted,
+            cards=_cards(found, retriever, fields, with_vectors=False) if request.as_cards else None,
         )
 
     def _get_items(
@@ -290,14 +293,20 @@ def _place(cursor: retriever_pb2.Cursor) -> Place:
     return Place(cursor.score, cursor.row)
 
 
+def _cards(found: Found, retriever: Retriever, fields: tuple[str, ...], with_vectors: bool) -> retriever_pb2.Cards:
+    cards = retriever.messages.cards(found.ranking, fields)
+    if with_vectors:
+        vectors = [retriever.vector(row) for row in cards.rows]
+        nothing = np.zeros(retriever.manifest.model.dim, np.float32)  # taken away since the search
+        cards.vectors.extend(np.concatenate([nothing[:0], *(nothing if v is None else v for v in vectors)]).tolist())
+    return cards
+
+
 def _candidates(
-    found: Found, retriever: Retriever, fields: tuple[str, ...], request: Asked
+    found: Found, retriever: Retriever, fields: tuple[str, ...], with_vectors: bool
 ) -> list[retriever_pb2.Candidate]:
-    render = retriever.messages.cards if request.as_cards else retriever.messages.candidates
-    messages = render(found.ranking, fields)
-    if isinstance(request, retriever_pb2.ListPopularRequest) or not request.include_vectors:
-        return messages
-    for message in messages:
+    messages = retriever.messages.candidates(found.ranking, fields)
+    for message in messages if with_vectors else ():
         vector = retriever.vector(message.row)
         if vector is not None:  # taken away since the search
             message.vector.extend(vector.tolist())

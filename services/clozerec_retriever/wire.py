@@ -51,14 +51,15 @@ class RowMessages:
             messages.append(message)
         return messages
 
-    def cards(self, ranking: Ranking, fields: tuple[str, ...]) -> list[retriever_pb2.Candidate]:
-        """One message a row, best first, whose card has the named columns."""
-        return [
-            retriever_pb2.Candidate(
-                item_id=self._live.item_id(row), score=score, row=row, card=self._card(row, self._version(row), fields)
-            )
-            for row, score in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
-        ]
+    def cards(self, ranking: Ranking, fields: tuple[str, ...]) -> retriever_pb2.Cards:
+        """The rows in columns, best first; cards have the named columns of the catalogue."""
+        rows = ranking.rows.tolist()
+        return retriever_pb2.Cards(
+            item_ids=[self._live.item_id(row) for row in rows],
+            scores=ranking.scores.tolist(),
+            rows=rows,
+            cards=[self._card(row, self._version(row), fields) for row in rows],
+        )
 
     def stored_item(self, row: int, fields: tuple[str, ...]) -> retriever_pb2.StoredItem:
         """A known item with the named columns, without its content vector."""

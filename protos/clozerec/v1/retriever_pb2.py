@@ -27,7 +27,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63lozerec/v1/retriever.proto\x12\x0b\x63lozerec.v1\x1a\x18\x63lozerec/v1/filter.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x9e\x02\n\rSearchRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x0e\n\x06intent\x18\x02 \x03(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12#\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x13.clozerec.v1.Filter\x12\x0f\n\x07item_id\x18\x05 \x01(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x17\n\x0fmetadata_fields\x18\x07 \x03(\t\x12\r\n\x05\x65xact\x18\x08 \x01(\x08\x12\"\n\x05\x61\x66ter\x18\t \x01(\x0b\x32\x13.clozerec.v1.Cursor\x12\x17\n\x0finclude_vectors\x18\n \x01(\x08\x12\x14\n\x0c\x65xclude_rows\x18\x0b \x03(\r\x12\x10\n\x08\x61s_cards\x18\x0c \x01(\x08\"$\n\x06\x43ursor\x12\r\n\x05score\x18\x01 \x01(\x02\x12\x0b\n\x03row\x18\x02 \x01(\r\"\x97\x01\n\tCandidate\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0b\n\x03row\x18\x03 \x01(\r\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06vector\x18\x06 \x03(\x02\x12\x0c\n\x04\x63\x61rd\x18\x07 \x01(\x0c\"{\n\x0eSearchResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.clozerec.v1.Candidate\x12\x11\n\texhausted\x18\x03 \x01(\x08\x12\x17\n\x0fvectorless_item\x18\x04 \x01(\x08\"\xda\x01\n\x12ListPopularRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\r\n\x05top_k\x18\x02 \x01(\r\x12#\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x13.clozerec.v1.Filter\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x17\n\x0fmetadata_fields\x18\x05 \x03(\t\x12\"\n\x05\x61\x66ter\x18\x06 \x01(\x0b\x32\x13.clozerec.v1.Cursor\x12\x14\n\x0c\x65xclude_rows\x18\x07 \x03(\r\x12\x10\n\x08\x61s_cards\x18\x08 \x01(\x08\"g\n\x13ListPopularResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.clozerec.v1.Candidate\x12\x11\n\texhausted\x18\x03 \x01(\x08\"x\n\x1fRetrieverServiceGetItemsRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x10\n\x08item_ids\x18\x02 \x03(\t\x12\x17\n\x0fmetadata_fields\x18\x03 \x03(\t\x12\x17\n\x0finclude_content\x18\x04 \x01(\x08\"\xb2\x01\n\nStoredItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07\x63ontent\x18\x05 \x03(\x02\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x12\n\ntext_model\x18\x07 \x01(\t\x12\x10\n\x08\x64\x61y_zero\x18\x08 \x01(\x08\"]\n RetrieverServiceGetItemsResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12&\n\x05items\x18\x02 \x03(\x0b\x32\x17.clozerec.v1.StoredItem\"~\n\rCatalogueItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07\x63ontent\x18\x03 \x03(\x02\x12\x12\n\ntext_model\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\"\x93\x01\n\"RetrieverServiceUpsertItemsRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.clozerec.v1.CatalogueItem\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"<\n\nItemStatus\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\"c\n#RetrieverServiceUpsertItemsResponse\x12)\n\x08statuses\x18\x01 \x03(\x0b\x32\x17.clozerec.v1.ItemStatus\x12\x11\n\tbundle_id\x18\x02 \x01(\t\"6\n\"RetrieverServiceDeleteItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"c\n#RetrieverServiceDeleteItemsResponse\x12)\n\x08statuses\x18\x01 \x03(\x0b\x32\x17.clozerec.v1.ItemStatus\x12\x11\n\tbundle_id\x18\x02 \x01(\t\"\x15\n\x13GetIndexInfoRequest\"\x8a\x02\n\x14GetIndexInfoResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x11\n\tnum_items\x18\x02 \x01(\r\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12$\n\x07\x63olumns\x18\x04 \x03(\x0b\x32\x13.clozerec.v1.Column\x12\x15\n\rdefault_top_k\x18\x05 \x01(\r\x12\x19\n\x11loaded_bundle_ids\x18\x06 \x03(\t\x12\x1a\n\x12num_day_zero_items\x18\x07 \x01(\r\x12\x1a\n\x12num_items_to_embed\x18\x08 \x01(\r\x12\x16\n\x0eitems_to_embed\x18\t \x03(\t\x12\x17\n\x0fretyped_columns\x18\n \x03(\t\"\x17\n\x15\x43reateSnapshotRequest\"&\n\x16\x43reateSnapshotResponse\x12\x0c\n\x04path\x18\x01 \x01(\t2\xa4\x05\n\x10RetrieverService\x12\x41\n\x06Search\x12\x1a.clozerec.v1.SearchRequest\x1a\x1b.clozerec.v1.SearchResponse\x12P\n\x0bListPopular\x12\x1f.clozerec.v1.ListPopularRequest\x1a .clozerec.v1.ListPopularResponse\x12g\n\x08GetItems\x12,.clozerec.v1.RetrieverServiceGetItemsRequest\x1a-.clozerec.v1.RetrieverServiceGetItemsResponse\x12p\n\x0bUpsertItems\x12/.clozerec.v1.RetrieverServiceUpsertItemsRequest\x1a\x30.clozerec.v1.RetrieverServiceUpsertItemsResponse\x12p\n\x0b\x44\x65leteItems\x12/.clozerec.v1.RetrieverServiceDeleteItemsRequest\x1a\x30.clozerec.v1.RetrieverServiceDeleteItemsResponse\x12S\n\x0cGetIndexInfo\x12 .clozerec.v1.GetIndexInfoRequest\x1a!.clozerec.v1.GetIndexInfoResponse\x12Y\n\x0e\x43reateSnapshot\x12\".clozerec.v1.CreateSnapshotRequest\x1a#.clozerec.v1.CreateSnapshotResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63lozerec/v1/retriever.proto\x12\x0b\x63lozerec.v1\x1a\x18\x63lozerec/v1/filter.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x9e\x02\n\rSearchRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x0e\n\x06intent\x18\x02 \x03(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12#\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x13.clozerec.v1.Filter\x12\x0f\n\x07item_id\x18\x05 \x01(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x17\n\x0fmetadata_fields\x18\x07 \x03(\t\x12\r\n\x05\x65xact\x18\x08 \x01(\x08\x12\"\n\x05\x61\x66ter\x18\t \x01(\x0b\x32\x13.clozerec.v1.Cursor\x12\x17\n\x0finclude_vectors\x18\n \x01(\x08\x12\x14\n\x0c\x65xclude_rows\x18\x0b \x03(\r\x12\x10\n\x08\x61s_cards\x18\x0c \x01(\x08\"$\n\x06\x43ursor\x12\r\n\x05score\x18\x01 \x01(\x02\x12\x0b\n\x03row\x18\x02 \x01(\r\"\x89\x01\n\tCandidate\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0b\n\x03row\x18\x03 \x01(\r\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06vector\x18\x06 \x03(\x02\"W\n\x05\x43\x61rds\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0c\n\x04rows\x18\x03 \x03(\r\x12\r\n\x05\x63\x61rds\x18\x04 \x03(\x0c\x12\x0f\n\x07vectors\x18\x05 \x03(\x02\"\x9e\x01\n\x0eSearchResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.clozerec.v1.Candidate\x12\x11\n\texhausted\x18\x03 \x01(\x08\x12\x17\n\x0fvectorless_item\x18\x04 \x01(\x08\x12!\n\x05\x63\x61rds\x18\x05 \x01(\x0b\x32\x12.clozerec.v1.Cards\"\xda\x01\n\x12ListPopularRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\r\n\x05top_k\x18\x02 \x01(\r\x12#\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x13.clozerec.v1.Filter\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x17\n\x0fmetadata_fields\x18\x05 \x03(\t\x12\"\n\x05\x61\x66ter\x18\x06 \x01(\x0b\x32\x13.clozerec.v1.Cursor\x12\x14\n\x0c\x65xclude_rows\x18\x07 \x03(\r\x12\x10\n\x08\x61s_cards\x18\x08 \x01(\x08\"\x8a\x01\n\x13ListPopularResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.clozerec.v1.Candidate\x12\x11\n\texhausted\x18\x03 \x01(\x08\x12!\n\x05\x63\x61rds\x18\x04 \x01(\x0b\x32\x12.clozerec.v1.Cards\"x\n\x1fRetrieverServiceGetItemsRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x10\n\x08item_ids\x18\x02 \x03(\t\x12\x17\n\x0fmetadata_fields\x18\x03 \x03(\t\x12\x17\n\x0finclude_content\x18\x04 \x01(\x08\"\xb2\x01\n\nStoredItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07\x63ontent\x18\x05 \x03(\x02\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x12\n\ntext_model\x18\x07 \x01(\t\x12\x10\n\x08\x64\x61y_zero\x18\x08 \x01(\x08\"]\n RetrieverServiceGetItemsResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12&\n\x05items\x18\x02 \x03(\x0b\x32\x17.clozerec.v1.StoredItem\"~\n\rCatalogueItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07\x63ontent\x18\x03 \x03(\x02\x12\x12\n\ntext_model\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\"\x93\x01\n\"RetrieverServiceUpsertItemsRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.clozerec.v1.CatalogueItem\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"<\n\nItemStatus\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\"c\n#RetrieverServiceUpsertItemsResponse\x12)\n\x08statuses\x18\x01 \x03(\x0b\x32\x17.clozerec.v1.ItemStatus\x12\x11\n\tbundle_id\x18\x02 \x01(\t\"6\n\"RetrieverServiceDeleteItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"c\n#RetrieverServiceDeleteItemsResponse\x12)\n\x08statuses\x18\x01 \x03(\x0b\x32\x17.clozerec.v1.ItemStatus\x12\x11\n\tbundle_id\x18\x02 \x01(\t\"\x15\n\x13GetIndexInfoRequest\"\x8a\x02\n\x14GetIndexInfoResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x11\n\tnum_items\x18\x02 \x01(\r\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12$\n\x07\x63olumns\x18\x04 \x03(\x0b\x32\x13.clozerec.v1.Column\x12\x15\n\rdefault_top_k\x18\x05 \x01(\r\x12\x19\n\x11loaded_bundle_ids\x18\x06 \x03(\t\x12\x1a\n\x12num_day_zero_items\x18\x07 \x01(\r\x12\x1a\n\x12num_items_to_embed\x18\x08 \x01(\r\x12\x16\n\x0eitems_to_embed\x18\t \x03(\t\x12\x17\n\x0fretyped_columns\x18\n \x03(\t\"\x17\n\x15\x43reateSnapshotRequest\"&\n\x16\x43reateSnapshotResponse\x12\x0c\n\x04path\x18\x01 \x01(\t2\xa4\x05\n\x10RetrieverService\x12\x41\n\x06Search\x12\x1a.clozerec.v1.SearchRequest\x1a\x1b.clozerec.v1.SearchResponse\x12P\n\x0bListPopular\x12\x1f.clozerec.v1.ListPopularRequest\x1a .clozerec.v1.ListPopularResponse\x12g\n\x08GetItems\x12,.clozerec.v1.RetrieverServiceGetItemsRequest\x1a-.clozerec.v1.RetrieverServiceGetItemsResponse\x12p\n\x0bUpsertItems\x12/.clozerec.v1.RetrieverServiceUpsertItemsRequest\x1a\x30.clozerec.v1.RetrieverServiceUpsertItemsResponse\x12p\n\x0b\x44\x65leteItems\x12/.clozerec.v1.RetrieverServiceDeleteItemsRequest\x1a\x30.clozerec.v1.RetrieverServiceDeleteItemsResponse\x12S\n\x0cGetIndexInfo\x12 .clozerec.v1.GetIndexInfoRequest\x1a!.clozerec.v1.GetIndexInfoResponse\x12Y\n\x0e\x43reateSnapshot\x12\".clozerec.v1.CreateSnapshotRequest\x1a#.clozerec.v1.CreateSnapshotResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,39 +39,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CURSOR']._serialized_start=423
   _globals['_CURSOR']._serialized_end=459
   _globals['_CANDIDATE']._serialized_start=462
-  _globals['_CANDIDATE']._serialized_end=613
-  _globals['_SEARCHRESPONSE']._serialized_start=615
-  _globals['_SEARCHRESPONSE']._serialized_end=738
-  _globals['_LISTPOPULARREQUEST']._serialized_start=741
-  _globals['_LISTPOPULARREQUEST']._serialized_end=959
-  _globals['_LISTPOPULARRESPONSE']._serialized_start=961
-  _globals['_LISTPOPULARRESPONSE']._serialized_end=1064
-  _globals['_RETRIEVERSERVICEGETITEMSREQUEST']._serialized_start=1066
-  _globals['_RETRIEVERSERVICEGETITEMSREQUEST']._serialized_end=1186
-  _globals['_STOREDITEM']._serialized_start=1189
-  _globals['_STOREDITEM']._serialized_end=1367
-  _globals['_RETRIEVERSERVICEGETITEMSRESPONSE']._serialized_start=1369
-  _globals['_RETRIEVERSERVICEGETITEMSRESPONSE']._serialized_end=1462
-  _globals['_CATALOGUEITEM']._serialized_start=1464
-  _globals['_CATALOGUEITEM']._serialized_end=1590
-  _globals['_RETRIEVERSERVICEUPSERTITEMSREQUEST']._serialized_start=1593
-  _globals['_RETRIEVERSERVICEUPSERTITEMSREQUEST']._serialized_end=1740
-  _globals['_ITEMSTATUS']._serialized_start=1742
-  _globals['_ITEMSTATUS']._serialized_end=1802
-  _globals['_RETRIEVERSERVICEUPSERTITEMSRESPONSE']._serialized_start=1804
-  _globals['_RETRIEVERSERVICEUPSERTITEMSRESPONSE']._serialized_end=1903
-  _globals['_RETRIEVERSERVICEDELETEITEMSREQUEST']._serialized_start=1905
-  _globals['_RETRIEVERSERVICEDELETEITEMSREQUEST']._serialized_end=1959
-  _globals['_RETRIEVERSERVICEDELETEITEMSRESPONSE']._serialized_start=1961
-  _globals['_RETRIEVERSERVICEDELETEITEMSRESPONSE']._serialized_end=2060
-  _globals['_GETINDEXINFOREQUEST']._serialized_start=2062
-  _globals['_GETINDEXINFOREQUEST']._serialized_end=2083
-  _globals['_GETINDEXINFORESPONSE']._serialized_start=2086
-  _globals['_GETINDEXINFORESPONSE']._serialized_end=2352
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=2354
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=2377
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=2379
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=2417
-  _globals['_RETRIEVERSERVICE']._serialized_start=2420
-  _globals['_RETRIEVERSERVICE']._serialized_end=3096
+  _globals['_CANDIDATE']._serialized_end=599
+  _globals['_CARDS']._serialized_start=601
+  _globals['_CARDS']._serialized_end=688
+  _globals['_SEARCHRESPONSE']._serialized_start=691
+  _globals['_SEARCHRESPONSE']._serialized_end=849
+  _globals['_LISTPOPULARREQUEST']._serialized_start=852
+  _globals['_LISTPOPULARREQUEST']._serialized_end=1070
+  _globals['_LISTPOPULARRESPONSE']._serialized_start=1073
+  _globals['_LISTPOPULARRESPONSE']._serialized_end=1211
+  _globals['_RETRIEVERSERVICEGETITEMSREQUEST']._serialized_start=1213
+  _globals['_RETRIEVERSERVICEGETITEMSREQUEST']._serialized_end=1333
+  _globals['_STOREDITEM']._serialized_start=1336
+  _globals['_STOREDITEM']._serialized_end=1514
+  _globals['_RETRIEVERSERVICEGETITEMSRESPONSE']._serialized_start=1516
+  _globals['_RETRIEVERSERVICEGETITEMSRESPONSE']._serialized_end=1609
+  _globals['_CATALOGUEITEM']._serialized_start=1611
+  _globals['_CATALOGUEITEM']._serialized_end=1737
+  _globals['_RETRIEVERSERVICEUPSERTITEMSREQUEST']._serialized_start=1740
+  _globals['_RETRIEVERSERVICEUPSERTITEMSREQUEST']._serialized_end=1887
+  _globals['_ITEMSTATUS']._serialized_start=1889
+  _globals['_ITEMSTATUS']._serialized_end=1949
+  _globals['_RETRIEVERSERVICEUPSERTITEMSRESPONSE']._serialized_start=1951
+  _globals['_RETRIEVERSERVICEUPSERTITEMSRESPONSE']._serialized_end=2050
+  _globals['_RETRIEVERSERVICEDELETEITEMSREQUEST']._serialized_start=2052
+  _globals['_RETRIEVERSERVICEDELETEITEMSREQUEST']._serialized_end=2106
+  _globals['_RETRIEVERSERVICEDELETEITEMSRESPONSE']._serialized_start=2108
+  _globals['_RETRIEVERSERVICEDELETEITEMSRESPONSE']._serialized_end=2207
+  _globals['_GETINDEXINFOREQUEST']._serialized_start=2209
+  _globals['_GETINDEXINFOREQUEST']._serialized_end=2230
+  _globals['_GETINDEXINFORESPONSE']._serialized_start=2233
+  _globals['_GETINDEXINFORESPONSE']._serialized_end=2499
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=2501
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=2524
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=2526
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=2564
+  _globals['_RETRIEVERSERVICE']._serialized_start=2567
+  _globals['_RETRIEVERSERVICE']._serialized_end=3243
 # @@protoc_insertion_point(module_scope)

@@ -46,34 +46,48 @@ class Cursor(_message.Message):
     def __init__(self, score: _Optional[float] = ..., row: _Optional[int] = ...) -> None: ...
 
 class Candidate(_message.Message):
-    __slots__ = ("item_id", "score", "row", "display_name", "metadata", "vector", "card")
+    __slots__ = ("item_id", "score", "row", "display_name", "metadata", "vector")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     ROW_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
-    CARD_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     score: float
     row: int
     display_name: str
     metadata: _struct_pb2.Struct
     vector: _containers.RepeatedScalarFieldContainer[float]
-    card: bytes
-    def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., row: _Optional[int] = ..., display_name: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., vector: _Optional[_Iterable[float]] = ..., card: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., row: _Optional[int] = ..., display_name: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., vector: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Cards(_message.Message):
+    __slots__ = ("item_ids", "scores", "rows", "cards", "vectors")
+    ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    CARDS_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    item_ids: _containers.RepeatedScalarFieldContainer[str]
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    cards: _containers.RepeatedScalarFieldContainer[bytes]
+    vectors: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., rows: _Optional[_Iterable[int]] = ..., cards: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("bundle_id", "candidates", "exhausted", "vectorless_item")
+    __slots__ = ("bundle_id", "candidates", "exhausted", "vectorless_item", "cards")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     EXHAUSTED_FIELD_NUMBER: _ClassVar[int]
     VECTORLESS_ITEM_FIELD_NUMBER: _ClassVar[int]
+    CARDS_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
     exhausted: bool
     vectorless_item: bool
-    def __init__(self, bundle_id: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., exhausted: _Optional[bool] = ..., vectorless_item: _Optional[bool] = ...) -> None: ...
+    cards: Cards
+    def __init__(self, bundle_id: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., exhausted: _Optional[bool] = ..., vectorless_item: _Optional[bool] = ..., cards: _Optional[_Union[Cards, _Mapping]] = ...) -> None: ...
 
 class ListPopularRequest(_message.Message):
     __slots__ = ("bundle_id", "top_k", "filter", "exclude_item_ids", "metadata_fields", "after", "exclude_rows", "as_cards")
@@ -96,14 +110,16 @@ class ListPopularRequest(_message.Message):
     def __init__(self, bundle_id: _Optional[str] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Union[_filter_pb2.Filter, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., metadata_fields: _Optional[_Iterable[str]] = ..., after: _Optional[_Union[Cursor, _Mapping]] = ..., exclude_rows: _Optional[_Iterable[int]] = ..., as_cards: _Optional[bool] = ...) -> None: ...
 
 class ListPopularResponse(_message.Message):
-    __slots__ = ("bundle_id", "candidates", "exhausted")
+    __slots__ = ("bundle_id", "candidates", "exhausted", "cards")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     EXHAUSTED_FIELD_NUMBER: _ClassVar[int]
+    CARDS_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
     exhausted: bool
-    def __init__(self, bundle_id: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., exhausted: _Optional[bool] = ...) -> None: ...
+    cards: Cards
+    def __init__(self, bundle_id: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., exhausted: _Optional[bool] = ..., cards: _Optional[_Union[Cards, _Mapping]] = ...) -> None: ...
 
 class RetrieverServiceGetItemsRequest(_message.Message):
     __slots__ = ("bundle_id", "item_ids", "metadata_fields", "include_content")

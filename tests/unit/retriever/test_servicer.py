@@ -113,20 +113,22 @@ async def test_rows_exclude_as_ids_do_and_a_card_holds_what_a_candidate_shows(st
         bundle_id="tiny", intent=[1.0, 0.5], top_k=top_k, exclude_rows=[1, 1, 4, 99], as_cards=True
     )
     plain, carded = await stub.Search(by_id, timeout=5), await stub.Search(by_row, timeout=5)
-    for candidate, bare in zip(plain.candidates, carded.candidates, strict=True):
-        card = recommender_pb2.RecommendedItem.FromString(bare.card)
-        assert (bare.item_id, bare.score, bare.row) == (candidate.item_id, candidate.score, candidate.row)
+    assert not carded.candidates
+    cards = carded.cards
+    columns = zip(cards.item_ids, cards.scores, cards.rows, cards.cards, strict=True)
+    for candidate, (item_id, score, row, rendered) in zip(plain.candidates, columns, strict=True):
+        card = recommender_pb2.RecommendedItem.FromString(rendered)
+        assert (item_id, score, row) == (candidate.item_id, candidate.score, candidate.row)
         assert (card.item_id, card.display_name) == (candidate.item_id, candidate.display_name)
         assert card.metadata == candidate.metadata
-        assert not bare.display_name
 
 
 async def test_rows_need_the_name_of_their_bundle(stub: Any) -> None:
     search = retriever_pb2.SearchRequest(item_id="i0", exclude_rows=[1])
     assert await refusal(stub.Search(search, timeout=5)) == (grpc.StatusCode.INVALID_ARGUMENT, ["bundle_id"])
     popular = retriever_pb2.ListPopularRequest(bundle_id="tiny", exclude_rows=[1], as_cards=True)
-    found = (await stub.ListPopular(popular, timeout=5)).candidates
-    assert [recommender_pb2.RecommendedItem.FromString(each.card).item_id for each in found] == ["i2", "i0", "i3"]
+    found = (await stub.ListPopular(popular, timeout=5)).cards
+    assert list(found.item_ids) == ["i2", "i0", "i3"]
 
 
 async def test_list_popular(stub: Any) -> None:
@@ -241,6 +243,8 @@ async def test_a_page_goes_on_after_its_last_candidate_and_brings_vectors_on_req
     assert (first.item_id, list(first.vector)) == ("i0", [1.0, 0.0])
     request.after.CopyFrom(retriever_pb2.Cursor(score=first.score, row=first.row))
     assert [each.item_id for each in (await stub.Search(request, timeout=5)).candidates] == ["i1"]
+    request.as_cards = True
+    assert list((await stub.Search(request, timeout=5)).cards.vectors) == pytest.approx([0.8, 0.6])
     popular = retriever_pb2.ListPopularRequest(top_k=5, after=retriever_pb2.Cursor(score=0.5, row=2))
     assert [each.item_id for each in (await stub.ListPopular(popular, timeout=5)).candidates] == ["i0", "i3"]
     popular.after.score = float("nan")
