@@ -33,7 +33,9 @@ def hold(directory: Path, lock_file: str, if_taken: str) -> IO[bytes]:
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / lock_file).open("wb")
     except OSError as error:
-        raise UsageError(f"cannot write to state directory {directory}: {error.strerror}; set another") from error
+        raise UsageError(
+            f"cannot write to state directory {directory}: {error.strerror}; set CLOZEREC_STATE_DIR"
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
