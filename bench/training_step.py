@@ -10,6 +10,7 @@ their losses must run together. Where DIRECTORY is missing, histories of random 
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -105,8 +106,8 @@ def main() -> None:
     optimisers = {name: torch.optim.AdamW(model.parameters(), 1e-3, fused=True) for name, (model, _) in systems.items()}
     seconds: dict[str, list[float]] = {name: [] for name in systems}
     losses: dict[str, list[float]] = {name: [] for name in systems}
-    num_tokens = 0
-    chosen = [each for seed in range(99) for each in windows.batches(payload.batch_size, draws.manual_seed(seed))]
+    num_tokens, steps_per_pass = 0, math.ceil(len(windows) / payload.batch_size)
+    chosen = [each for seed in range(99) for each in windows.batches(steps_per_pass, draws.manual_seed(seed))]
     for begin in range(0, num_steps, TURN):
         batches = [
             draw_batch(windows, each, SpecialRows(num_items), payload, draws) for each in chosen[begin : begin + TURN]

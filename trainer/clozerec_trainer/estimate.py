@@ -21,7 +21,7 @@ from clozerec_trainer.model import HybridBert4Rec
 from clozerec_trainer.objective import Objective
 from clozerec_trainer.payload import Payload
 from clozerec_trainer.progress import Reporter
-from clozerec_trainer.sequences import Windows
+from clozerec_trainer.sequences import WindowPlan
 
 _TRIAL_STEPS = 3
 LONG_S = 3600.0
@@ -78,7 +78,7 @@ class Estimate:
 
 def estimate(
     model: HybridBert4Rec,
-    windows: Windows,
+    plan: WindowPlan,
     trained_rows: Tensor,
     payload: Payload,
     num_epochs: int,
@@ -87,28 +87,28 @@ def estimate(
     """Run some steps without an update; the weights and the random state are as before.
 
     Args:
-        model, windows, trained_rows, num_epochs: as in `fit`.
+        model, plan, trained_rows, num_epochs: as in `fit`.
         validation_s: seconds of a validation.
 
     The memory is the peak of the process so far, and what the optimiser and the best epoch's copy will add.
     """
     objective = Objective(model, trained_rows, payload.negative_samples, payload.behaviour_dropout)
     generator, special = torch.Generator().manual_seed(payload.seed), SpecialRows(model.num_items)
-    durations = []
+    windows, durations = plan.windows(), []
+    steps_per_epoch = math.ceil(len(windows) / payload.batch_size)
     with torch.random.fork_rng(devices=[]):
         model.train()
-        for chosen in windows.batches(payload.batch_size, generator)[:_TRIAL_STEPS]:
+        for chosen in windows.batches(steps_per_epoch, generator)[:_TRIAL_STEPS]:
             began = time.monotonic()
             batch = draw_batch(windows, chosen, special, payload, generator).to(trained_rows.device)
             objective.loss(batch, generator).backward()  # type: ignore[no-untyped-call]
             durations.append(time.monotonic() - began)
         peak_bytes = _peak_bytes(trained_rows.device)
         model.zero_grad(set_to_none=True)
-    num_steps = math.ceil(len(windows) / payload.batch_size) * num_epochs
     num_validations = math.ceil(num_epochs / payload.validate_every)
     weights_bytes = sum(each.numel() * each.element_size() for each in model.parameters())
     return Estimate(
-        seconds=statistics.mean(durations) * num_steps + validation_s * num_validations,
+        seconds=statistics.mean(durations) * steps_per_epoch * num_epochs + validation_s * num_validations,
         peak_bytes=peak_bytes + 3 * weights_bytes,  # two moments, and the best epoch's weights
         available_bytes=_available_bytes(trained_rows.device),
     )

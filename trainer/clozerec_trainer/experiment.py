@@ -27,7 +27,7 @@ from clozerec_trainer.metrics import CUTOFFS, SELECTED_BY, Metrics
 from clozerec_trainer.model import HybridBert4Rec, NetworkSpec
 from clozerec_trainer.payload import Payload
 from clozerec_trainer.progress import Reporter
-from clozerec_trainer.sequences import Windows, cut_windows
+from clozerec_trainer.sequences import WindowPlan
 from clozerec_trainer.splits import PARTS, Part, Split, split_log
 
 Figures = dict[str, Any]
@@ -83,22 +83,23 @@ def train_on_split(
 
 def prepare_model(
     dataset: Dataset, stops_U: Ints, content: Content, payload: Payload, rank: int = 0
-) -> tuple[HybridBert4Rec, Windows, torch.Tensor]:
-    """A new model on its device, windows of each user's events before `stops_U`, and the sorted rows in them."""
-    stride = payload.stride if payload.sequence_sampling == "sliding_window" else None
-    windows = cut_windows(dataset.log, stops_U, payload.max_sequence_length + 1, stride)
-    trained_rows = torch.from_numpy(windows.distinct_rows())
+) -> tuple[HybridBert4Rec, WindowPlan, torch.Tensor]:
+    """A new model on its device, how to cut each user's events before `stops_U`, and the sorted rows of the items."""
+    stride = None if payload.sequence_sampling == "last_window" else payload.stride
+    is_shifted = payload.sequence_sampling == "shifted_window"
+    plan = WindowPlan(dataset.log, stops_U, payload.max_sequence_length + 1, stride, is_shifted)
+    trained_rows = torch.from_numpy(plan.windows().distinct_rows())
     trained_N = torch.zeros(len(dataset.catalogue), dtype=torch.bool)
     trained_N[trained_rows] = True
     device = find_device(payload.device, rank)
     model = _new_model(content, trained_N, payload).to(device)
     if payload.start_from is not None:
         _start_from(payload.start_from, model)
-    return model, windows, trained_rows.to(device)
+    return model, plan, trained_rows.to(device)
 
 
 def estimate_training(
-    dataset: Dataset, payload: Payload, prepared: tuple[HybridBert4Rec, Windows, torch.Tensor], num_epochs: int
+    dataset: Dataset, payload: Payload, prepared: tuple[HybridBert4Rec, WindowPlan, torch.Tensor], num_epochs: int
 ) -> Estimate:
     """Time and memory of the training that the payload asks for, from a few steps and a part of a validation."""
     cases = split_log(dataset.log, payload).validation
@@ -125,13 +126,16 @@ def train_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(payload.seed)
         prepared = prepare_model(dataset, stops_U, content, payload, world.rank if world else 0)
-        model, windows, trained_rows = prepared
+        model, plan, trained_rows = prepared
         reporter.say(
-            "training_begins", windows=len(windows), trained_items=len(trained_rows), device=str(trained_rows.device)
+            "training_begins",
+            windows=len(plan.windows()),
+            trained_items=len(trained_rows),
+            device=str(trained_rows.device),
         )
         expected = estimate_training(dataset, payload, prepared, num_epochs)
         expected.say(reporter)
-        fitted = fit(model, windows, trained_rows, payload, reporter, validate, num_epochs, checkpoints, world)
+        fitted = fit(model, plan, trained_rows, payload, reporter, validate, num_epochs, checkpoints, world)
     return model.cpu(), replace(fitted, advice=[*expected.advice(), *fitted.advice])
 
 

@@ -29,7 +29,7 @@ from clozerec_trainer.model import HybridBert4Rec
 from clozerec_trainer.objective import Objective
 from clozerec_trainer.payload import Payload
 from clozerec_trainer.progress import Reporter
-from clozerec_trainer.sequences import Windows
+from clozerec_trainer.sequences import WindowPlan, Windows
 
 _BETAS = (0.9, 0.98)
 
@@ -48,7 +48,7 @@ class Fitted:
 
 def fit(
     model: HybridBert4Rec,
-    windows: Windows,
+    plan: WindowPlan,
     trained_rows: Tensor,
     payload: Payload,
     reporter: Reporter,
@@ -61,7 +61,7 @@ def fit(
 
     Args:
         model: on the device to train on.
-        windows: samples.
+        plan: cuts the samples of each pass.
         trained_rows: sorted rows of the items in them.
         validate: figures of the model as it stands; None: the last epoch is kept.
         num_epochs: passes over the windows.
@@ -73,8 +73,8 @@ def fit(
     """
     checkpoints, world = checkpoints or Checkpoints(), world or World()
     objective = Objective(model, trained_rows, payload.negative_samples, payload.behaviour_dropout)
-    steps_per_epoch = math.ceil(len(windows) / payload.batch_size)
-    run = _Run(model, _optimiser(model, payload), steps_per_epoch * num_epochs, payload, world)
+    steps_per_epoch = math.ceil(len(plan.windows()) / payload.batch_size)
+    run = _Run(model, _optimiser(model, payload), steps_per_epoch, num_epochs, payload, world)
     if (saved := checkpoints.load()) is not None:
         run.load_state(saved)
         reporter.say("resumed", epoch=run.epoch, step=run.step, checkpoint=str(checkpoints.path))
@@ -82,7 +82,8 @@ def fit(
     num_done = (run.epoch - 1) * steps_per_epoch + run.step
     with reporter.steps("training", steps_per_epoch * num_epochs - num_done) as advance:
         while run.epoch <= num_epochs and not run.is_stale(payload.patience):
-            for chosen in run.remaining_batches(windows):
+            windows, batches = run.remaining_batches(plan)
+            for chosen in batches:
                 began = time.monotonic()
                 batch = draw_batch(windows, chosen, SpecialRows(model.num_items), payload, run.generator)
                 loss = run.take_step(objective, batch.to(trained_rows.device), payload.gradient_clipping)
@@ -118,11 +119,17 @@ class _Run:
     """Everything that changes from step to step."""
 
     def __init__(
-        self, model: HybridBert4Rec, optimiser: torch.optim.Optimizer, num_steps: int, payload: Payload, world: World
+        self,
+        model: HybridBert4Rec,
+        optimiser: torch.optim.Optimizer,
+        steps_per_epoch: int,
+        num_epochs: int,
+        payload: Payload,
+        world: World,
     ) -> None:
         self.model = model
         self.optimiser = optimiser
-        self.schedule = _schedule(optimiser, num_steps, payload.warmup_ratio)
+        self.schedule = _schedule(optimiser, steps_per_epoch * num_epochs, payload.warmup_ratio)
         self.generator = torch.Generator()
         self.epoch = 1
         """Under way."""
@@ -133,17 +140,20 @@ class _Run:
         self.records: list[EpochRecord] = []
         self.best_epoch: int | None = None
         self.best_weights: dict[str, Tensor] | None = None
+        self._steps_per_epoch = steps_per_epoch
         self._payload = payload
         self._world = world
 
-    def remaining_batches(self, windows: Windows) -> list[Tensor]:
-        """Indices of the windows of each step that is left in this epoch, each process its share."""
+    def remaining_batches(self, plan: WindowPlan) -> tuple[Windows, list[Tensor]]:
+        """This epoch's windows, and the indices of those of each step that is left in it, each process its share."""
         seed, rank = self._payload.seed, self._world.rank
-        batches = windows.batches(self._payload.batch_size, torch.Generator().manual_seed(_mix(seed, self.epoch)))
+        order = torch.Generator().manual_seed(_mix(seed, self.epoch))
+        windows = plan.windows(order)
+        batches = windows.batches(self._steps_per_epoch, order)
         if self.step == 0:
             self.generator.manual_seed(_mix(seed, self.epoch, 1, rank))
             torch.manual_seed(_mix(seed, self.epoch, 2, rank))
-        return [self._world.share(chosen) for chosen in batches[self.step :]]
+        return windows, [self._world.share(chosen) for chosen in batches[self.step :] if len(chosen)]
 
     def take_step(self, objective: Objective, batch: Batch, gradient_clipping: float) -> float:
         """One update of the weights; returns the loss before it. Where that is no number, nothing is updated."""

@@ -53,8 +53,10 @@ class Payload(BaseModel):
     display_name: str | None = Field(None, description="column of the items table shown as the name; null: the item id")
 
     max_sequence_length: int = Field(50, ge=1, le=2048, description="items that the network reads beside the mask")
-    sequence_sampling: Literal["sliding_window", "last_window"] = Field(
-        "sliding_window", description="training windows: all along a history, or its newest only"
+    sequence_sampling: Literal["sliding_window", "shifted_window", "last_window"] = Field(
+        "sliding_window",
+        description="training windows: all along a history, the same but from another place at each pass, or its "
+        "newest only",
     )
     sequence_stride: int | None = Field(
         None, ge=1, description="items between starts of sliding windows; null: half the length"

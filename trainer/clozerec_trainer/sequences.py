@@ -46,20 +46,20 @@ class Windows:
         distinct: Ints = np.unique(self.log.rows_E[borders_E1.cumsum()[:-1] > 0])
         return distinct
 
-    def batches(self, batch_len: int, generator: torch.Generator) -> list[Tensor]:
-        """Indices of the windows of each step of one pass, in random order.
+    def batches(self, num_steps: int, generator: torch.Generator) -> list[Tensor]:
+        """Indices of the windows of each step of one pass, in random order, as many a step as in any other.
 
         Windows of about one length go together, so that little of a step is padding: the random order is sorted within
         every `_SORTED_TOGETHER` steps, and then the steps are shuffled.
         """
-        order_S = torch.randperm(len(self), generator=generator)
         lengths_S = torch.from_numpy(self.lengths_S)
-        batches = [
-            batch
-            for some in torch.split(order_S, batch_len * _SORTED_TOGETHER)
-            for batch in torch.split(some[lengths_S[some].argsort(stable=True)], batch_len)
-        ]
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        steps = torch.randperm(len(self), generator=generator).tensor_split(num_steps)
+        batches: list[Tensor] = []
+        for first in range(0, num_steps, _SORTED_TOGETHER):
+            together = steps[first : first + _SORTED_TOGETHER]
+            some = torch.cat(together)
+            batches += some[lengths_S[some].argsort(stable=True)].tensor_split(len(together))
+        return [batches[i] for i in torch.randperm(num_steps, generator=generator).tolist()]
 
     def lay_out(
         self, chosen_B: Ints, special: SpecialRows, num_positions: int | None = None
@@ -78,12 +78,20 @@ class Windows:
         return rows_BL, np.where(is_pad_BL, np.float32(0), self.log.weights_E[events_BL])
 
 
-def cut_windows(log: Log, stops_U: Ints, num_positions: int, stride: int | None = None) -> Windows:
+def cut_windows(
+    log: Log,
+    stops_U: Ints,
+    num_positions: int,
+    stride: int | None = None,
+    shift_U: Ints | int = 0,
+) -> Windows:
     """Windows of up to T items over each user's events before `stops_U`.
 
     Args:
         num_positions: T.
         stride: items between the ends of a user's windows, counted from the newest event; None: the newest window only.
+        shift_U: items, less than the stride, by which all windows of a history that is longer than one of them lie
+            later; the newest is then cut off by that much.
 
     Raises:
         UsageError: nobody has two events, so there is no context to learn from.
@@ -92,14 +100,36 @@ def cut_windows(log: Log, stops_U: Ints, num_positions: int, stride: int | None 
     if not len(users):
         raise UsageError("no user has two events to train on; the log is too short for sequences")
     first, last = log.starts_U1[users], stops_U[users]
+    shift = np.where(last - first > num_positions, np.broadcast_to(shift_U, len(stops_U))[users], 0)
     # The newest window, and one more for each stride that it does not reach.
-    beyond = np.maximum(0, last - first - num_positions)
+    beyond = np.maximum(0, last + shift - first - num_positions)
     num_windows = 1 + (np.zeros_like(beyond) if stride is None else -(-beyond // stride))
     number_S = np.arange(num_windows.sum()) - np.repeat(num_windows.cumsum() - num_windows, num_windows)
-    first_S, stops_S = np.repeat(first, num_windows), np.repeat(last, num_windows) - number_S * (stride or 0)
-    starts_S = np.maximum(first_S, stops_S - num_positions)
+    stops_S = np.repeat(last + shift, num_windows) - number_S * (stride or 0)
+    starts_S = np.maximum(np.repeat(first, num_windows), stops_S - num_positions)
+    stops_S = np.minimum(np.repeat(last, num_windows), stops_S)
     is_sequence_S = stops_S - starts_S > 1
     return Windows(log, starts_S[is_sequence_S], stops_S[is_sequence_S])
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How histories are cut at each pass; `cut_windows` explains the parts."""
+
+    log: Log
+    stops_U: Ints
+    num_positions: int
+    stride: int | None
+    is_shifted: bool = False
+    """Whether each pass moves the windows of each user by a random part of the stride, so that events are met behind
+    contexts of every length."""
+
+    def windows(self, generator: torch.Generator | None = None) -> Windows:
+        """Those of one pass; without a generator, those that end with the newest event."""
+        shift_U: Ints | int = 0
+        if self.is_shifted and self.stride is not None and generator is not None:
+            shift_U = torch.randint(self.stride, (len(self.stops_U),), generator=generator).numpy()
+        return cut_windows(self.log, self.stops_U, self.num_positions, self.stride, shift_U)
 
 
 def last_windows(log: Log, stops: Ints, users: Ints, special: SpecialRows, num_positions: int) -> NDArray[np.int32]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from clozerec_core.catalogue import SpecialRows
 from clozerec_core.errors import UsageError
 from clozerec_trainer.data import Log
-from clozerec_trainer.sequences import cut_windows, last_windows
+from clozerec_trainer.sequences import WindowPlan, cut_windows, last_windows
 
 SPECIAL = SpecialRows(100)
 PAD, MASK = SPECIAL.pad, SPECIAL.mask
@@ -69,9 +69,11 @@ def test_a_pass_takes_every_window_once_in_full_batches_of_similar_length(
 ) -> None:
     log = log_of(*([0] * n for n in lengths))
     windows = cut_windows(log, log.starts_U1[1:], 12, None)
-    batches = windows.batches(batch_len, torch.Generator().manual_seed(seed))
+    num_steps = math.ceil(len(lengths) / batch_len)
+    batches = windows.batches(num_steps, torch.Generator().manual_seed(seed))
     assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(lengths)))
-    assert len(batches) == math.ceil(len(lengths) / batch_len)
+    assert len(batches) == num_steps
+    assert max(map(len, batches)) <= batch_len
     if len(batches) <= 32:
         spreads = sorted((min(lengths[i] for i in batch), max(lengths[i] for i in batch)) for batch in batches)
         assert all(longest <= shortest for (_, longest), (shortest, _) in itertools.pairwise(spreads))
@@ -99,6 +101,36 @@ def test_windows_cover_every_event_of_every_sequence_in_order(
     assert all(any(each == history[i : i + len(each)] for history in longest for i in range(41)) for each in windows)
     if stride <= num_positions - 1:
         assert {row for each in longest for row in each} == {row for each in windows for row in each}
+
+
+def test_shifted_windows_lie_later_and_the_newest_is_cut_off() -> None:
+    log = log_of([1, 2, 3, 4, 5, 6, 7], [8, 9, 10])
+    windows = cut_windows(log, log.starts_U1[1:], 4, 3, np.array([2, 2]))
+    spans = [log.rows_E[start:stop].tolist() for start, stop in zip(windows.starts_S, windows.stops_S, strict=True)]
+    assert spans == [[6, 7], [3, 4, 5, 6], [1, 2, 3], [8, 9, 10]]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5).filter(lambda lengths: max(lengths) > 1),
+    num_positions=st.integers(2, 12),
+    stride=st.integers(1, 11),
+    seed=st.integers(0, 20),
+)
+def test_each_pass_shifts_the_windows_and_asks_for_all_but_first_and_perhaps_newest_events(
+    lengths: list[int], num_positions: int, stride: int, seed: int
+) -> None:
+    log = log_of(*([0] * n for n in lengths))
+    stride = min(stride, num_positions - 1)
+    plan = WindowPlan(log, log.starts_U1[1:], num_positions, stride, is_shifted=True)
+    windows = plan.windows(torch.Generator().manual_seed(seed))
+    assert all(2 <= n <= num_positions for n in windows.lengths_S)
+    asked = {
+        event for start, stop in zip(windows.starts_S, windows.stops_S, strict=True) for event in range(start + 1, stop)
+    }
+    firsts = set(log.starts_U1[:-1].tolist())
+    assert set(range(sum(lengths))) - firsts - asked <= {stop - 1 for stop in log.starts_U1[1:].tolist()}
+    plain = WindowPlan(log, log.starts_U1[1:], num_positions, stride)
+    assert plain.windows(torch.Generator().manual_seed(seed)).stops_S.tolist() == plain.windows().stops_S.tolist()
 
 
 def test_serving_windows_hold_the_newest_items_and_the_mask() -> None:
