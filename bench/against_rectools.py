@@ -2,10 +2,11 @@
 
     python bench/against_rectools.py [MINUTES] [small|default] [DIRECTORY]     default: 15, small, ../shared/data/ml-1m
 
-Each trains for MINUTES; judging is not counted, nor is the embedding of texts, which is printed. After every epoch both
-are judged on leave-one-out's validation: all items ranked, seen ones removed, NDCG@10 over everybody. The named
-reference is RecTools 0.19.0: `small` has this preset's size (64 dims, length 50), `default` is as it comes (256 dims,
-length 100). It runs in an environment of its own, build/rectools-venv, made at the first call (minutes).
+RecTools trains for MINUTES, then ours until it is as good or the time is up; judging is not counted, nor is the
+embedding of texts, which is printed. After every epoch both are judged on leave-one-out's validation: all items ranked,
+seen ones removed, NDCG@10 over everybody. The named reference is RecTools 0.19.0: `small` has 64 dims and length 50,
+`default` is as it comes (256 dims, length 100). It runs in an environment of its own, build/rectools-venv, made at the
+first call (minutes); `rectools_peer.py` is what runs there.
 RecTools ranks the films that it was trained on, ours all that have events.
 DIRECTORY holds MovieLens-1M as for bench/accuracy.py; the data are not part of this project.
 """
@@ -19,24 +20,30 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+import polars as pl
+
+from clozerec_trainer.content import content_of
+from clozerec_trainer.data import Dataset, read_dataset
+from clozerec_trainer.experiment import train_on_split
+from clozerec_trainer.item_features import DEFAULT_CACHE_DIR
+from clozerec_trainer.payload import Payload, parse_payload, read_preset
+from clozerec_trainer.progress import SilentReporter
+from clozerec_trainer.splits import split_log
 
 PRESET = "movielens-1m"
 VERSION = "0.19.0"
 PROMISED_SHARE = 1 / 5
-SIZES: dict[str, dict[str, Any]] = {"small": {"n_factors": 64, "session_max_len": 50}, "default": {}}
+SIZES = {"small": {"n_factors": 64, "session_max_len": 50}, "default": {}}
 BUILD = Path("build") / "bench-rectools"
 VENV = Path("build") / "rectools-venv"
-NUM_ANSWERS = 10
+PEER = Path(__file__).with_name("rectools_peer.py")
 
 Curve = list[tuple[float, float]]
 """Seconds of training and validation NDCG@10 after each epoch."""
 
 
 def main() -> None:
-    if len(sys.argv) > 1 and sys.argv[1] == "peer":
-        train_peer(float(sys.argv[2]), SIZES[sys.argv[3]])
-        return
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 15
     size = sys.argv[2] if len(sys.argv) > 2 else "small"
     default = Path(__file__).resolve().parents[2] / "shared" / "data" / "ml-1m"
@@ -50,14 +57,16 @@ def main() -> None:
         packages = [f"rectools[torch]=={VERSION}", "torch==2.13.0"]
         subprocess.run([str(VENV / "bin" / "pip"), "install", "--quiet", *packages], check=True)
         (VENV / "ready").touch()
-    ours, embedding_s = train_ours(60 * minutes, directory)
-    subprocess.run([str(VENV / "bin" / "python"), __file__, "peer", str(60 * minutes), size], check=True)
+    prepared = prepare(directory)
+    command = [str(VENV / "bin" / "python"), str(PEER), str(BUILD), str(60 * minutes), json.dumps(SIZES[size])]
+    subprocess.run(command, check=True)
     theirs: Curve = [tuple(point) for point in json.loads((BUILD / "peer.json").read_text())]
+    target_s, target = max(theirs, key=lambda point: point[1])
+    ours, embedding_s = train_ours(60 * minutes, target, *prepared)
     print(f"\n{'validation NDCG@10':28}{'best':>9}{'after':>10}{'epochs':>8}")
     for name, curve in ((f"RecTools {VERSION}, {size}", theirs), (f"preset {PRESET}", ours)):
         best = max(curve, key=lambda point: point[1])
         print(f"{name:28}{best[1]:9.4f}{best[0]:8.0f} s{len(curve):8}")
-    target_s, target = max(theirs, key=lambda point: point[1])
     reached_s = next((seconds for seconds, figure in ours if figure >= target), math.inf)
     print(
         f"ours reaches RecTools' best after {reached_s:.0f} s: {reached_s / target_s:.2f} of its time "
@@ -65,34 +74,8 @@ def main() -> None:
     )
 
 
-def train_ours(budget_s: float, directory: Path) -> tuple[Curve, float]:
-    import polars as pl
-
-    from clozerec_trainer.content import content_of
-    from clozerec_trainer.data import read_dataset
-    from clozerec_trainer.experiment import train_on_split
-    from clozerec_trainer.item_features import DEFAULT_CACHE_DIR
-    from clozerec_trainer.payload import parse_payload, read_preset
-    from clozerec_trainer.progress import SilentReporter
-    from clozerec_trainer.splits import split_log
-
-    class Enough(Exception):
-        pass
-
-    class Listener(SilentReporter):
-        def __init__(self) -> None:
-            self.curve: Curve = []
-            self.seconds = 0.0
-
-        def say(self, event: str, **facts: object) -> None:
-            if event != "epoch_done":
-                return
-            self.seconds += float(str(facts["seconds"]))
-            self.curve.append((self.seconds, float(str(facts["validation_ndcg@10"]))))
-            print(f"ours      {self.seconds:7.0f} s   {self.curve[-1][1]:.4f}", flush=True)
-            if self.seconds > budget_s:
-                raise Enough
-
+def prepare(directory: Path) -> tuple[Dataset, Payload]:
+    """The data and the preset; the same split is written down for the peer."""
     keys = {
         "interactions": "interactions.parquet",
         "items": "items.parquet",
@@ -111,39 +94,42 @@ def train_ours(budget_s: float, directory: Path) -> tuple[Curve, float]:
     events = pl.DataFrame({"user_id": users, "item_id": log.rows_E, "place": range(len(users))})
     events[split.train_events].write_csv(BUILD / "train.csv")
     events[split.validation.stops_C].write_csv(BUILD / "targets.csv")
+    return dataset, payload
+
+
+class Enough(Exception):
+    """The goal is reached, or the time is up."""
+
+
+class Listener(SilentReporter):
+    """Writes the curve down, and ends the training where it is enough."""
+
+    def __init__(self, budget_s: float, target: float) -> None:
+        self.curve: Curve = []
+        self.seconds = 0.0
+        self._budget_s = budget_s
+        self._target = target
+
+    def say(self, event: str, **facts: object) -> None:
+        if event != "epoch_done":
+            return
+        self.seconds += float(str(facts["seconds"]))
+        figure = float(str(facts["validation_ndcg@10"]))
+        self.curve.append((self.seconds, figure))
+        print(f"ours      {self.seconds:7.0f} s   {figure:.4f}", flush=True)
+        if self.seconds > self._budget_s or figure >= self._target:
+            raise Enough
+
+
+def train_ours(budget_s: float, target: float, dataset: Dataset, payload: Payload) -> tuple[Curve, float]:
+    """The curve until the target is reached, and the seconds that the texts took."""
     began = time.monotonic()
     content, _ = content_of(dataset, payload, DEFAULT_CACHE_DIR, SilentReporter())
     embedding_s = time.monotonic() - began
-    listener = Listener()
+    listener = Listener(budget_s, target)
     with suppress(Enough):
         train_on_split(dataset, content, payload, listener)
     return listener.curve, embedding_s
-
-
-def train_peer(budget_s: float, size: dict[str, Any]) -> None:
-    import pandas as pd
-    from rectools import Columns
-    from rectools.dataset import Dataset
-    from rectools.models import BERT4RecModel
-
-    events = pd.read_csv(BUILD / "train.csv")
-    events[Columns.Datetime] = pd.Timestamp("2000-01-01") + pd.to_timedelta(events.pop("place"), unit="s")
-    events[Columns.Weight] = 1
-    targets = pd.read_csv(BUILD / "targets.csv").set_index("user_id")["item_id"]
-    dataset = Dataset.construct(events)
-    model = BERT4RecModel(**size, epochs=1, verbose=0)
-    curve: Curve = []
-    seconds = 0.0
-    while seconds <= budget_s:
-        began = time.monotonic()
-        model.fit_partial(dataset, min_epochs=1, max_epochs=1)
-        seconds += time.monotonic() - began
-        answers = model.recommend(targets.index.to_numpy(), dataset, k=NUM_ANSWERS, filter_viewed=True)
-        hits = answers[answers[Columns.Item] == answers[Columns.User].map(targets)]
-        gain = sum(1 / math.log2(rank + 1) for rank in hits[Columns.Rank])
-        curve.append((seconds, gain / len(targets)))
-        print(f"RecTools  {seconds:7.0f} s   {curve[-1][1]:.4f}", flush=True)
-    (BUILD / "peer.json").write_text(json.dumps(curve))
 
 
 if __name__ == "__main__":
