@@ -25,6 +25,9 @@ KEYS = {
     "timestamp_column": "timestamp",
     "metadata_columns": ["title", "genres"],
     "display_name": "title",
+    "max_sequence_length": 50,
+    "sequence_sampling": "sliding_window",
+    "sequence_stride": None,
     "training_epochs": 1,
 }
 
