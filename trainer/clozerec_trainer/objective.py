@@ -4,7 +4,7 @@ Only the items that a step touches are made into vectors: with the full softmax 
 those in the batch and the negatives. Items without training events are never negatives, since nothing says that they
 are wrong.
 
-Shapes: B batch, L positions, M answers asked for, A items at hand, J negatives of each answer, D dim.
+Shapes: B batch, L positions, M answers asked for, A items at hand, J negatives of a step, D dim.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from torch import Tensor
 from clozerec_trainer.cloze import Batch
 from clozerec_trainer.cross_entropy import full_cross_entropy
 from clozerec_trainer.model import HybridBert4Rec
+
+_NOTHING = -1e30
+"""The logit of what does not count; of infinity the gradient would be no number where nothing else is there."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Objective:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Weighted mean cross-entropy over the batch's answers; random draws come from the CPU generator."""
-        negatives_MJ = self._negatives(len(batch.targets_M), generator)
-        at_hand_A = self.trained_rows if negatives_MJ is None else self._rows_of(batch, negatives_MJ)
+        negatives_J = self._negatives(generator)
+        at_hand_A = self.trained_rows if negatives_J is None else self._rows_of(batch, negatives_J)
         kept_A1 = torch.rand(len(at_hand_A), 1, generator=generator).to(at_hand_A.device) >= self.behaviour_dropout
         input_AD = self.model.items_input(at_hand_A, kept_A1.float())
         output_AD = input_AD if self.model.tied else self.model.items_output(at_hand_A, kept_A1.float())
@@ -45,32 +48,40 @@ class Objective:
         # would give the learned temperature a gradient of infinity times zero.
         intents_MD = self.model.network.answer(hidden_BLD[batch.asked_BL]) / self.model.temperature
         target_M = torch.searchsorted(at_hand_A, batch.targets_M)
-        if negatives_MJ is None:
+        if negatives_J is None:
             return full_cross_entropy(intents_MD, output_AD, target_M, batch.weights_M)
-        logits = _sampled_logits(intents_MD, output_AD, target_M, torch.searchsorted(at_hand_A, negatives_MJ))
-        losses_M = F.cross_entropy(logits, torch.zeros_like(target_M), reduction="none")
+        wrong_J = torch.searchsorted(at_hand_A, negatives_J)
+        losses_M = _sampled_losses(intents_MD, output_AD, target_M, wrong_J, len(self.trained_rows))
         loss: Tensor = (losses_M * batch.weights_M).sum() / batch.weights_M.sum()
         return loss
 
-    def _negatives(self, num_answers: int, generator: torch.Generator) -> Tensor | None:
-        """Rows drawn uniformly for each answer; None where all items are at hand."""
+    def _negatives(self, generator: torch.Generator) -> Tensor | None:
+        """Distinct rows drawn uniformly, the same for all answers of a step; None where all items are at hand.
+
+        One product of matrices ranks shared ones, so that two thousand cost less than a hundred for each answer.
+        """
         if self.negative_samples == 0 or self.negative_samples >= len(self.trained_rows):
             return None
-        drawn = torch.randint(len(self.trained_rows), (num_answers, self.negative_samples), generator=generator)
-        rows_MJ: Tensor = self.trained_rows[drawn.to(self.trained_rows.device)]
-        return rows_MJ
+        drawn_J = torch.randperm(len(self.trained_rows), generator=generator)[: self.negative_samples]
+        rows_J: Tensor = self.trained_rows[drawn_J.to(self.trained_rows.device)]
+        return rows_J
 
-    def _rows_of(self, batch: Batch, negatives_MJ: Tensor) -> Tensor:
+    def _rows_of(self, batch: Batch, negatives_J: Tensor) -> Tensor:
         """Sorted distinct rows of the items that the batch reads or ranks."""
         read = batch.rows_BL[batch.rows_BL < self.model.num_items]
-        rows_A: Tensor = torch.unique(torch.cat([read, batch.targets_M, negatives_MJ.flatten()]))
+        rows_A: Tensor = torch.unique(torch.cat([read, batch.targets_M, negatives_J]))
         return rows_A
 
 
-def _sampled_logits(intents_MD: Tensor, output_AD: Tensor, target_M: Tensor, negatives_MJ: Tensor) -> Tensor:
-    """Logits `[M, 1 + J]`, the right item first; a negative that is the right item does not count."""
-    candidates_MJ = torch.cat([target_M[:, None], negatives_MJ], dim=1)
-    logits_MJ = torch.einsum("md,mjd->mj", intents_MD, F.embedding(candidates_MJ, output_AD))
-    is_right_MJ = candidates_MJ == target_M[:, None]
-    is_right_MJ[:, 0] = False
-    return logits_MJ.masked_fill(is_right_MJ, -torch.inf)
+def _sampled_losses(intents_MD: Tensor, output_AD: Tensor, target_M: Tensor, wrong_J: Tensor, num_items: int) -> Tensor:
+    """-log softmax of each right item, where the sampled wrong items stand for all wrong ones, `[M]`.
+
+    Each counts as often as there are wrong items to a sampled one, so that the sum in the softmax's denominator is that
+    of the full softmax in expectation, and a temperature means the same with both.
+    """
+    is_right_MJ = wrong_J == target_M[:, None]
+    num_wrong_M1 = (~is_right_MJ).sum(dim=1, keepdim=True).clamp(min=1)
+    logits_MJ = intents_MD @ F.embedding(wrong_J, output_AD).T + torch.log((num_items - 1) / num_wrong_M1)
+    wrong_M = logits_MJ.masked_fill(is_right_MJ, _NOTHING).logsumexp(dim=1)
+    right_M = (intents_MD * F.embedding(target_M, output_AD)).sum(dim=1)
+    return F.softplus(wrong_M - right_M)

@@ -100,7 +100,10 @@ class Payload(BaseModel):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices only")
     gradient_clipping: float = Field(1.0, ge=0, description="largest gradient norm of a step; 0: off")
     negative_samples: int = Field(
-        100, ge=0, le=100_000, description="wrong items against each right one; 0: all (full softmax)"
+        100,
+        ge=0,
+        le=100_000,
+        description="wrong items against each right one, drawn for each step; 0: all (full softmax)",
     )
     batch_size: int = Field(128, ge=1, le=65_536, description="windows a step")
     validate_every: int = Field(1, ge=1, description="epochs between validations; the best validated epoch is kept")
