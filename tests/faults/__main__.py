@@ -58,8 +58,9 @@ def main() -> int:
         elif given.fuzz is not None:
             found = asyncio.run(fuzz(place, given.fuzz, seed=len(results.slices)))
             print(found)
-            results.slices.append({"version": version(), "date": today(), **found.kept()})
             if given.write:
+                results = load()  # a series may have added to them meanwhile
+                results.slices.append({"version": version(), "date": today(), **found.kept()})
                 results.save()
             return int(not found.held)
         else:
@@ -120,6 +121,8 @@ class Runner:
             return True
         series = Series(version(), today(), held, of, round(time.monotonic() - began, 1), failure or str(seen))
         print(f"{name}: held {held} of {of} in {series.took_s:.0f} s; {series.seen}", flush=True)
+        if self._writes:
+            self._results = load()  # another run may have added to them meanwhile
         self._results.add(name, series)
         if self._writes:
             self._results.save()

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 ONE_A_CALL = {"request_failed", "audit"}
 """Lines that are not kept: there may be millions."""
 
