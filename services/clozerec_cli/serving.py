@@ -200,7 +200,7 @@ async def _gateway(
     settings: GatewaySettings,
     encoder_stub: EncoderServiceAsyncStub,
     retriever_stub: RetrieverServiceAsyncStub,
-    inner: Sequence[FollowingPart] = (),
+    inner: tuple[EncoderServicer, RetrieverServicer] | None = None,
 ) -> AsyncIterator[GatewayPorts]:
     """The gateway on its ports, following the bundle's link after those parts of its process that it calls."""
     from clozerec_gateway.assembly import assembled
@@ -214,7 +214,8 @@ async def _gateway(
         rate_per_s=settings.rate_limit_per_s,
         client_names=settings.tls_client_names,
     )
-    async with assembled(bundle, settings, encoder_stub, retriever_stub) as (answering, bundles):
+    here = inner or (None, None)
+    async with assembled(bundle, settings, encoder_stub, retriever_stub, here) as (answering, bundles):
         servicer = WatchedServicer(answering, QualityWatch(), open_split(settings))
         admission = Admission(settings.max_in_flight)
         front = HttpFront(servicer, settings, gate, admission)
@@ -223,7 +224,7 @@ async def _gateway(
             part = Part.ALL if inner else Part.GATEWAY
             async with (
                 _listening([servicer.service()], settings, gate, admission) as grpc_port,
-                _following(part, _Together(*inner, bundles), bundle, settings),
+                _following(part, _Together(*(inner or ()), bundles), bundle, settings),
             ):
                 front.ready(http_port)
                 try:

@@ -172,10 +172,7 @@ class Batcher(Generic[W, R]):
             DeadlineExceeded: the request's time was up before its turn came.
         """
         if self._is_alone(sum(costs), caller):
-            self._metrics.pieces.observe(len(pieces))
-            results = list(self._run(pieces))
-            self._lone_run_s = time.monotonic() - self._last_call
-            return results
+            return self._run_here(pieces)
         call = Call[W, R](pieces, costs, caller, asyncio.get_running_loop().create_future(), current_request().deadline)
         with self._changed:
             if not self._queue.put(call):
@@ -190,6 +187,10 @@ class Batcher(Generic[W, R]):
             self._metrics.cancelled.inc()
             raise
 
+    def at_once(self, piece: W, cost: int) -> R | None:
+        """The result of one small piece for a caller of this process; None where it is to be submitted."""
+        return self._run_here([piece])[0] if self._is_alone(cost, LOCAL_PEER) else None
+
     def close(self) -> None:
         """Finish what waits, and end the threads."""
         with self._changed:
@@ -197,6 +198,13 @@ class Batcher(Generic[W, R]):
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _run_here(self, pieces: Sequence[W]) -> list[R]:
+        """On the event loop."""
+        self._metrics.pieces.observe(len(pieces))
+        results = list(self._run(pieces))
+        self._lone_run_s = time.monotonic() - self._last_call
+        return results
 
     def _is_alone(self, cost: int, caller: str) -> bool:
         """Whether the work is small and nobody else is served. Nor has just been, where calls come from other

@@ -48,6 +48,11 @@ class LoadedBundles:
         others = [bundle_id for bundle_id, loaded in self._loaded.items() if loaded is not self._current]
         return [*others, self.current.bundle_id]
 
+    def get(self, bundle_id: str) -> Encoder | None:
+        """The encoder of a bundle, for use before the event loop's next turn; None: it is not loaded."""
+        loaded = self._loaded.get(bundle_id)
+        return None if loaded is None else loaded.encoder
+
     @contextmanager
     def using(self, bundle_id: str) -> Iterator[Encoder]:
         """The encoder of a bundle, which stays open meanwhile; empty means the current one.

@@ -106,6 +106,17 @@ class Encoder:
                 reading.encoded.intent = intent_D
         return [reading.encoded for reading in readings]
 
+    def intent_at_once(self, rows: Sequence[int], mask_position: int) -> Floats | None:
+        """The intent of a window of the bundle's items, `[D]`, where it takes well under a millisecond; else None.
+
+        Args:
+            rows: of the catalogue, oldest first, as many as the network reads at most.
+            mask_position: how many stand before the mask.
+        """
+        if not self._reader.is_window(rows):
+            return None
+        return self._batcher.at_once(RowSequence(rows, mask_position), self._engine.run_len(len(rows)) + RUN_COST)
+
     async def encode_texts(self, texts: Sequence[str], caller: str) -> TextVectors:
         """Content vectors of texts, and the output-side vectors of day-zero items with these texts.
 

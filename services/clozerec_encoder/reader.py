@@ -60,6 +60,10 @@ class SequenceReader:
             raise BadRequest.of("sequences", f"expected 1 to {MAX_SEQUENCES} sequences, not {len(sequences)}")
         return [self._read(sequence, i) for i, sequence in enumerate(sequences)]
 
+    def is_window(self, rows: Sequence[int]) -> bool:
+        """Whether the network can read the rows as they are."""
+        return 1 <= len(rows) <= self.max_items and self.vectorless.isdisjoint(rows)
+
     def check_texts(self, texts: Sequence[str]) -> None:
         """Refuse texts that nothing can be made of.
 

@@ -6,7 +6,7 @@ keeps answering health checks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -50,6 +50,12 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             return encoder_pb2.EncodeSequencesResponse(
                 bundle_id=encoder.bundle_id, sequences=[_encoded(result) for result in results]
             )
+
+    def intent_at_once(self, bundle_id: str, rows: Sequence[int], mask_position: int) -> Sequence[float] | None:
+        """`EncodeSequences` of one window for a caller of this process, without messages; None: ask the RPC."""
+        encoder = self._bundles.get(bundle_id)
+        intent_D = None if encoder is None else encoder.intent_at_once(rows, mask_position)
+        return None if intent_D is None else intent_D.tolist()
 
     async def EncodeTexts(
         self, request: encoder_pb2.EncodeTextsRequest, context: Any

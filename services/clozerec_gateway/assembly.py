@@ -14,6 +14,7 @@ from clozerec_gateway.circuit import Circuit
 from clozerec_gateway.clients import EncoderClient, RetrieverClient
 from clozerec_gateway.dependency import Dependency
 from clozerec_gateway.events import EventStore, HistoryStoreGone
+from clozerec_gateway.here import EncoderHere, NearEncoderClient, NearRetrieverClient, RetrieverHere
 from clozerec_gateway.histories import Histories
 from clozerec_gateway.kept_catalogue import KeptCatalogue
 from clozerec_gateway.live_items import DayZeroItems, LiveItems
@@ -44,8 +45,15 @@ async def assembled(
     settings: GatewaySettings,
     encoder_stub: EncoderServiceAsyncStub,
     retriever_stub: RetrieverServiceAsyncStub,
+    here: tuple[EncoderHere, RetrieverHere] | tuple[None, None] = (None, None),
 ) -> AsyncIterator[tuple[RecommenderServicer, LoadedBundles]]:
     """A gateway that answers from a bundle through two stubs, and its bundles, for whoever follows the link.
+
+    Args:
+        bundle: to begin with.
+        settings: of the process.
+        encoder_stub, retriever_stub: the services that it asks.
+        here: the same where they are of this process.
 
     Raises:
         UsageError: the store of live events cannot be used.
@@ -54,7 +62,7 @@ async def assembled(
         store = await asyncio.to_thread(open_store, settings)
         stack.push_async_callback(store.close)
         tokens = PageTokens(_page_key(settings))
-        parts = Parts(settings, encoder_stub, retriever_stub, store, tokens)
+        parts = Parts(settings, encoder_stub, retriever_stub, store, tokens, here)
         pipeline = await asyncio.to_thread(parts.pipeline, bundle)
         await parts.read_notes(pipeline)
         bundles = LoadedBundles(pipeline, parts, asyncio.get_running_loop())
@@ -72,8 +80,11 @@ class Parts:
         retriever_stub: RetrieverServiceAsyncStub,
         store: Store,
         tokens: PageTokens,
+        here: tuple[EncoderHere, RetrieverHere] | tuple[None, None],
     ) -> None:
         self._settings = settings
+        self._encoder_here: EncoderHere | None = here[0]
+        self._retriever_here: RetrieverHere | None = here[1]
         self._encoder_stub = encoder_stub
         self._retriever_stub = retriever_stub
         self._store = store
@@ -85,8 +96,8 @@ class Parts:
     def pipeline(self, bundle: Bundle) -> Pipeline:
         """The pipeline of one bundle; blocking."""
         manifest = bundle.manifest
-        encoder = EncoderClient(self._encoder_stub, bundle, self._encoder)
-        retriever = RetrieverClient(self._retriever_stub, manifest.bundle_id, manifest.schema_, self._retriever)
+        encoder = self._encoder_client(bundle)
+        retriever = self._retriever_client(bundle)
         kept = KeptCatalogue(bundle, self._store)
         day_zero = DayZeroItems(retriever)
         return Pipeline(
@@ -102,6 +113,18 @@ class Parts:
                 explainer=Explainer(bundle, encoder, day_zero, kept),
             ),
         )
+
+    def _encoder_client(self, bundle: Bundle) -> EncoderClient:
+        arguments = (self._encoder_stub, bundle, self._encoder)
+        if self._encoder_here is None:
+            return EncoderClient(*arguments)
+        return NearEncoderClient(self._encoder_here, bundle, *arguments)
+
+    def _retriever_client(self, bundle: Bundle) -> RetrieverClient:
+        arguments = (self._retriever_stub, bundle.bundle_id, bundle.manifest.schema_, self._retriever)
+        if self._retriever_here is None:
+            return RetrieverClient(*arguments)
+        return NearRetrieverClient(self._retriever_here, bundle, *arguments)
 
     async def read_notes(self, pipeline: Pipeline) -> None:
         """Let a pipeline know what callers changed so far; where the store is gone, it is tried again when needed."""

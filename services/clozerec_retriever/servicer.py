@@ -19,10 +19,10 @@ import numpy as np
 from clozerec.v1 import retriever_pb2, retriever_pb2_grpc
 from clozerec_core import metrics
 from clozerec_core.bundle import Bundle
-from clozerec_core.errors import BadRequest
+from clozerec_core.errors import BadRequest, ClozerecError
 from clozerec_core.filter_wire import columns_to_wire, filter_from_wire
 from clozerec_core.limits import MAX_ITEMS_PER_CALL
-from clozerec_core.predicate import EVERYTHING
+from clozerec_core.predicate import EVERYTHING, Predicate
 from clozerec_core.request_context import check_time_left
 from clozerec_core.rpc import Service
 from clozerec_core.workers import Workers
@@ -33,7 +33,7 @@ from clozerec_retriever.records import Drop, Put
 from clozerec_retriever.retriever import Found, Retriever, Selection
 from clozerec_retriever.settings import RetrieverSettings
 from clozerec_retriever.shelf import Shelf
-from clozerec_retriever.wire import check_id, mask_from_wire, put_from_wire, status_of
+from clozerec_retriever.wire import Columns, check_id, mask_from_wire, put_from_wire, status_of
 from clozerec_retriever.writer import JournalWriter
 
 SERVICE_NAME = "clozerec.v1.RetrieverService"
@@ -89,6 +89,42 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
     async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
         return await self._done(request, self._search)
+
+    def find_at_once(
+        self,
+        bundle_id: str,
+        question: Sequence[float] | str,
+        fields: Sequence[str],
+        top_k: int,
+        where: Predicate,
+        exclude_item_ids: Sequence[str],
+        exclude_rows: Sequence[int],
+    ) -> tuple[Columns, bool, bool] | None:
+        """`Search` for a caller of this process, without messages; None: ask the RPC, where it takes long or fails.
+
+        Args:
+            question: a vector of the bundle's space, or the id of a stored item.
+            fields: columns on the cards; empty means all. The rest as in `Selection`.
+
+        Returns:
+            Ids, scores, rows and cards, each best first; `exhausted`; `vectorless_item`.
+        """
+        try:
+            retriever = self._shelf.get(bundle_id)
+            selection = Selection(top_k, where, exclude_item_ids, exclude_rows=exclude_rows)
+            if not retriever.is_quick(selection):
+                return None
+            names = retriever.metadata_fields(fields)
+            faiss.omp_set_num_threads(1)
+            start = time.perf_counter()
+            if isinstance(question, str):
+                found = retriever.search_by_item(question, selection)
+            else:
+                found = retriever.search_by_vector(question, selection)
+        except ClozerecError:
+            return None
+        _report(found, time.perf_counter() - start)
+        return retriever.messages.columns(found.ranking, names), found.exhausted, found.vectorless_item
 
     async def ListPopular(
         self, request: retriever_pb2.ListPopularRequest, context: Any

@@ -31,6 +31,9 @@ ENTRY_BYTES = 1_000
 
 MAX_TEXT_MODEL_BYTES = 256
 
+Columns = tuple[list[str], list[float], list[int], list[bytes]]
+"""Ids, scores, rows and cards of some items, best first."""
+
 
 class RowMessages:
     """Renders rows of one bundle's live catalogue. Safe to use from several threads."""
@@ -53,13 +56,15 @@ class RowMessages:
 
     def cards(self, ranking: Ranking, fields: tuple[str, ...]) -> retriever_pb2.Cards:
         """The rows in columns, best first; cards have the named columns of the catalogue."""
-        rows = ranking.rows.tolist()
-        return retriever_pb2.Cards(
-            item_ids=[self._live.item_id(row) for row in rows],
-            scores=ranking.scores.tolist(),
-            rows=rows,
-            cards=[self._card(row, self._version(row), fields) for row in rows],
-        )
+        item_ids, scores, rows, cards = self.columns(ranking, fields)
+        return retriever_pb2.Cards(item_ids=item_ids, scores=scores, rows=rows, cards=cards)
+
+    def columns(self, ranking: Ranking, fields: tuple[str, ...]) -> Columns:
+        """The same before it is a message."""
+        rows: list[int] = ranking.rows.tolist()
+        item_ids = [self._live.item_id(row) for row in rows]
+        cards = [self._card(row, self._version(row), fields) for row in rows]
+        return item_ids, ranking.scores.tolist(), rows, cards
 
     def stored_item(self, row: int, fields: tuple[str, ...]) -> retriever_pb2.StoredItem:
         """A known item with the named columns, without its content vector."""

@@ -19,6 +19,7 @@ from clozerec.v1 import filter_pb2, recommender_pb2, retriever_pb2, retriever_pb
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import DeadlineExceeded
+from clozerec_core.predicate import EVERYTHING
 from clozerec_core.request_context import handling
 from clozerec_core.rpc import GrpcServer
 from clozerec_core.rpc_client import LocalStub
@@ -121,6 +122,23 @@ async def test_rows_exclude_as_ids_do_and_a_card_holds_what_a_candidate_shows(st
         assert (item_id, score, row) == (candidate.item_id, candidate.score, candidate.row)
         assert (card.item_id, card.display_name) == (candidate.item_id, candidate.display_name)
         assert card.metadata == candidate.metadata
+
+
+async def test_what_is_found_at_once_is_what_the_rpc_finds(bundle: Bundle, tmp_path: Path) -> None:
+    servicer = build(bundle, RetrieverSettings(bundle=bundle.path, state_dir=tmp_path, search_threads=1))
+    vector = [0.6, 0.8]
+    request = retriever_pb2.SearchRequest(bundle_id="tiny", intent=vector, top_k=2, exclude_rows=[1], as_cards=True)
+    cards = (await LocalStub(servicer).Search(request, timeout=5)).cards
+    found = servicer.find_at_once("tiny", vector, (), 2, EVERYTHING, (), (1,))
+    assert found is not None
+    (item_ids, scores, rows, rendered), exhausted, vectorless = found
+    assert (item_ids, rows, rendered) == (list(cards.item_ids), list(cards.rows), list(cards.cards))
+    assert scores == pytest.approx(list(cards.scores))
+    assert not exhausted
+    assert not vectorless
+    for question, bundle_id in (("nobody", "tiny"), ("i0", "gone")):  # the RPC knows how to refuse
+        assert servicer.find_at_once(bundle_id, question, (), 2, EVERYTHING, (), ()) is None
+    servicer.close()
 
 
 async def test_rows_need_the_name_of_their_bundle(stub: Any) -> None:
