@@ -8,7 +8,6 @@ cannot be opened is logged and left alone, and the last good one keeps serving.
 from __future__ import annotations
 
 import asyncio
-import gc
 import shutil
 import time
 from collections.abc import Callable, Collection
@@ -20,6 +19,7 @@ from pydantic import Field
 from clozerec_core import metrics
 from clozerec_core.bundle import MANIFEST, Bundle, read_manifest
 from clozerec_core.errors import BadBundle, ClozerecError
+from clozerec_core.garbage import release
 from clozerec_core.settings import Settings
 from clozerec_core.telemetry import BUNDLE_OPENED, get_logger
 
@@ -140,6 +140,7 @@ class BundleWatch:
         bundle = await asyncio.to_thread(Bundle.open, target)
         log.info(BUNDLE_OPENED, bundle_id=bundle.bundle_id, path=str(bundle.path))
         await asyncio.to_thread(self._part.load, bundle)
+        await asyncio.to_thread(release)
         return bundle
 
     async def _release_expired(self) -> None:
@@ -152,7 +153,7 @@ class BundleWatch:
             log.info(BUNDLE_RELEASED, bundle_id=bundle_id)
         if expired:
             # Caches hold on to their owners in circles, and there may be gigabytes in them.
-            await asyncio.to_thread(gc.collect)
+            await asyncio.to_thread(release)
 
 
 def remove_old_bundles(directory: Path, num_kept: int, in_use: Collection[str]) -> None:
