@@ -22,7 +22,7 @@ from clozerec_core.hybrid import Floats
 from clozerec_core.search_file import SearchFile, num_proposed
 from clozerec_retriever.cells import Cells
 from clozerec_retriever.masks import Mask
-from clozerec_retriever.passing import Passing
+from clozerec_retriever.passing import COPIED_BYTES, Passing
 from clozerec_retriever.planner import Plan, Planner
 from clozerec_retriever.products import inner_products, inner_products_of
 from clozerec_retriever.ranking import SCORE_STEP, RowArray, Scores
@@ -155,7 +155,7 @@ class ItemIndex:
         if rows is None:
             plan = Plan.SCAN
             if passing.count <= max(top_k, GATHER_SHARE * len(passing)):
-                rows = self._gather(intent_1D, top_k, passing.rows)
+                rows = self._gather(intent_1D, top_k, passing.rows, passing)
             else:
                 rows = self._scan(intent_1D, top_k, passing)
         return Proposal(rows, self._scores(rows, intent_1D[0]), plan)
@@ -183,11 +183,21 @@ class ItemIndex:
         last = np.partition(products_N, -top_k)[-top_k] if top_k < len(self) else -np.inf
         return np.flatnonzero(products_N >= max(last - TIE_MARGIN, LEAST_SCORE))
 
-    def _gather(self, intent_1D: Floats, top_k: int, rows: RowArray) -> RowArray:
-        """Those of a few rows that may be among the best."""
+    def _gather(self, intent_1D: Floats, top_k: int, rows: RowArray, all_of: Passing | None = None) -> RowArray:
+        """Those of a few rows that may be among the best.
+
+        Args:
+            intent_1D: as in `best`.
+            top_k: as in `best`.
+            rows: the few.
+            all_of: they are all that passes here.
+        """
         if len(rows) <= top_k:
             return rows
-        products = inner_products_of(rows, self._vectors_ND, intent_1D)
+        if all_of is not None and len(rows) * intent_1D.nbytes <= COPIED_BYTES:
+            products = inner_products(all_of.vectors(self._vectors_ND), intent_1D)
+        else:
+            products = inner_products_of(rows, self._vectors_ND, intent_1D)
         last = float(np.partition(products, -top_k)[-top_k])
         best: RowArray = rows[products >= last - TIE_MARGIN]
         return best

@@ -13,12 +13,16 @@ from typing import Any
 import faiss
 import numpy as np
 
+from clozerec_core.hybrid import Floats
 from clozerec_core.predicate import Predicate
 from clozerec_retriever.cells import Cells, PassingByCell
 from clozerec_retriever.masks import Mask, text_len
 from clozerec_retriever.ranking import RowArray
 
 MAX_CACHED = 32
+COPIED_BYTES = 2**20
+"""Of a filter whose passing vectors are kept side by side: 4,096 of them at 64 dims."""
+
 MAX_CACHED_TEXT = 4_096
 """Characters in the values of a filter that is kept: beyond it, keys could outweigh what is kept."""
 
@@ -39,6 +43,7 @@ class Passing:
         """Rows of the index that pass."""
         self.is_all = self.count == len(searchable_B)
         self._cells = cells
+        self._vectors_PD: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.of_index_B)
@@ -47,6 +52,16 @@ class Passing:
     def rows(self) -> RowArray:
         """Rows of the index that pass, ascending."""
         return np.flatnonzero(self.of_index_B)
+
+    def vectors(self, vectors_BD: Floats) -> Floats:
+        """The vectors of `rows`, side by side, `[count, D]`: kept, for a scan of them is twice as fast as in place.
+
+        Args:
+            vectors_BD: of the index, the same at every call.
+        """
+        if self._vectors_PD is None:
+            self._vectors_PD = vectors_BD[self.rows]
+        return self._vectors_PD
 
     @cached_property
     def not_of_index_B(self) -> Mask:
