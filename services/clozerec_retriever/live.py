@@ -259,6 +259,7 @@ class LiveCatalogue:
         else:
             return
         one = merged(segments[num_kept:], self.schema)
+        one.masks.prepare()  # else the next search would
         with self._swap:
             now = self.view.segments
             self.view = replace(self.view, segments=(*segments[:num_kept], one, *now[len(segments) :]))

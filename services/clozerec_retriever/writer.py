@@ -64,8 +64,7 @@ class JournalWriter:
         self._count = threading.Lock()
         self._changed = threading.Event()
         self._closing = False
-        self._usual_switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(min(SWITCH_S, self._usual_switch_s))
+        sys.setswitchinterval(SWITCH_S)  # of the whole process, which has searches to answer as long as it lives
         self._threads = [
             threading.Thread(target=self._write, name="journal"),
             threading.Thread(target=self._keep_tidy, name="fold"),
@@ -100,7 +99,6 @@ class JournalWriter:
         self._closing = True
         self._changed.set()
         self._threads[1].join()
-        sys.setswitchinterval(self._usual_switch_s)
 
     def _write(self) -> None:
         while (first := self._queue.get()) is not None:

@@ -19,6 +19,7 @@ from clozerec.v1 import filter_pb2, recommender_pb2, retriever_pb2, retriever_pb
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import DeadlineExceeded
+from clozerec_core.filters import MAX_CONDITIONS
 from clozerec_core.predicate import EVERYTHING
 from clozerec_core.request_context import handling
 from clozerec_core.rpc import GrpcServer
@@ -188,6 +189,7 @@ async def test_get_index_info(stub: Any) -> None:
     ]
 
 
+TOO_LARGE = filter_pb2.Filter(all_of=filter_pb2.FilterList(parts=[filter_pb2.Filter()] * (MAX_CONDITIONS + 1)))
 UNKNOWN_COLUMN = filter_pb2.Filter(condition=filter_pb2.Condition(column="colour", operator=filter_pb2.OPERATOR_EQ))
 
 
@@ -199,10 +201,12 @@ UNKNOWN_COLUMN = filter_pb2.Filter(condition=filter_pb2.Condition(column="colour
         ({"intent": [1.0, 0.0]}, ["bundle_id"]),
         ({"intent": [1.0], "bundle_id": "tiny"}, ["intent"]),
         ({"intent": [float("nan"), 0.0], "bundle_id": "tiny"}, ["intent"]),
+        ({"intent": [0.0, float("inf")], "bundle_id": "tiny"}, ["intent"]),
         ({"intent": [0.0, 0.0], "bundle_id": "tiny"}, ["intent"]),
         ({"item_id": "i0", "top_k": 1_001}, ["top_k"]),
         ({"item_id": "i0", "top_k": 2**32 - 1}, ["top_k"]),
         ({"item_id": "i0", "filter": UNKNOWN_COLUMN}, ["filter.condition.column"]),
+        ({"item_id": "i0", "filter": TOO_LARGE}, ["filter"]),
         ({"item_id": "i0", "metadata_fields": ["title", "colour"]}, ["metadata_fields[1]"]),
     ],
 )
