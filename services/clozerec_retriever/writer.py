@@ -7,7 +7,6 @@ Waiting for the disk costs the same for one change and for thousands, so whateve
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -26,10 +25,6 @@ MAX_WAITING = 20_000
 
 MAX_TOGETHER = 5_000
 """Changes committed in one transaction: more would only make the first of them wait."""
-
-SWITCH_S = 1e-4
-"""Seconds. A search gives the interpreter's lock away in each of its NumPy and FAISS calls, a dozen or more, and waits
-so long to have it back while changes are written; with CPython's own 5 ms that adds up."""
 
 Results = list[ItemRecord | None]
 
@@ -64,7 +59,6 @@ class JournalWriter:
         self._count = threading.Lock()
         self._changed = threading.Event()
         self._closing = False
-        sys.setswitchinterval(SWITCH_S)  # of the whole process, which has searches to answer as long as it lives
         self._threads = [
             threading.Thread(target=self._write, name="journal"),
             threading.Thread(target=self._keep_tidy, name="fold"),
