@@ -217,4 +217,11 @@ def _judge(split: Split, part: Part, dataset: Dataset, payload: Payload) -> Judg
 
 
 def _new_model(content: Content, trained_N: torch.Tensor, payload: Payload) -> HybridBert4Rec:
-    return HybridBert4Rec(NetworkSpec.of(payload), content, trained_N, payload.weight_tying, payload.temperature)
+    return HybridBert4Rec(
+        NetworkSpec.of(payload),
+        content,
+        trained_N,
+        payload.weight_tying,
+        payload.temperature,
+        payload.behaviour_limit,
+    )

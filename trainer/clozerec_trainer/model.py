@@ -55,8 +55,15 @@ class ItemVectors(nn.Module):
     has_text_N1: Tensor
     trained_N1: Tensor
 
-    def __init__(self, content: Content, trained_N: Tensor, dim: int) -> None:
+    def __init__(self, content: Content, trained_N: Tensor, dim: int, behaviour_limit: float | None = None) -> None:
+        """
+        Args:
+            behaviour_limit: longest id part of an item with text, as a share of its text part; None: any length.
+                What is learned of an item then cannot leave its text so far behind that an item with text alone has no
+                chance beside it (Let It Go, 2025, bounds it at 0.5).
+        """
         super().__init__()
+        self.behaviour_limit = behaviour_limit
         whitened_NK = torch.from_numpy(content.whitened())
         num_items, num_dims = whitened_NK.shape
         has_text_N1 = torch.from_numpy(content.vectors_NC.any(axis=1, keepdims=True))
@@ -77,16 +84,29 @@ class ItemVectors(nn.Module):
         behaviour_MD = F.embedding(rows_M, self.behaviour) * self.trained_N1[rows_M]
         if self.projection.shape[1] == 0:
             return F.normalize(behaviour_MD, dim=-1, eps=TINY_NORM)
-        has_text_M1 = self.has_text_N1[rows_M]
+        content_MD = self._content(rows_M)
+        behaviour_MD = self._limited(behaviour_MD, content_MD)
         if behaviour_kept_M1 is not None:
-            behaviour_MD = behaviour_MD * torch.maximum(behaviour_kept_M1, 1 - has_text_M1)
-        content_MD = (self.whitened_NK[rows_M] @ self.projection.T + self.bias) * has_text_M1
+            behaviour_MD = behaviour_MD * torch.maximum(behaviour_kept_M1, 1 - self.has_text_N1[rows_M])
         return F.normalize(content_MD + behaviour_MD, dim=-1, eps=TINY_NORM)
 
     def tensors(self) -> dict[str, Tensor]:
         """What the bundle keeps; behaviour is exactly zero for items without a training event."""
         behaviour_ND = self.behaviour * self.trained_N1
+        if self.projection.shape[1]:
+            behaviour_ND = self._limited(behaviour_ND, self._content(torch.arange(len(behaviour_ND))))
         return {"projection": self.projection, "bias": self.bias, "behaviour": behaviour_ND}
+
+    def _content(self, rows_M: Tensor) -> Tensor:
+        return (self.whitened_NK[rows_M] @ self.projection.T + self.bias) * self.has_text_N1[rows_M]
+
+    def _limited(self, behaviour_MD: Tensor, content_MD: Tensor) -> Tensor:
+        """No longer than the limit allows; where there is no text, as it is."""
+        if self.behaviour_limit is None:
+            return behaviour_MD
+        content_M1, behaviour_M1 = (part.norm(dim=1, keepdim=True) for part in (content_MD, behaviour_MD))
+        allowed_M1 = self.behaviour_limit * content_M1 / behaviour_M1.clamp(min=TINY_NORM)
+        return behaviour_MD * torch.where(content_M1 > 0, allowed_M1.clamp(max=1), 1)
 
 
 class Block(nn.Module):
@@ -188,12 +208,20 @@ class SequenceNetwork(nn.Module):
 class HybridBert4Rec(nn.Module):
     """Item vectors on both sides, the sequence network between them, and the temperature of the loss."""
 
-    def __init__(self, spec: NetworkSpec, content: Content, trained_N: Tensor, tied: bool, temperature: float | None):
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        content: Content,
+        trained_N: Tensor,
+        tied: bool,
+        temperature: float | None,
+        behaviour_limit: float | None = None,
+    ) -> None:
         super().__init__()
         self.content = content
         self.num_items = len(content.vectors_NC)
-        self.items_input = ItemVectors(content, trained_N, spec.dim)
-        self.items_output = self.items_input if tied else ItemVectors(content, trained_N, spec.dim)
+        self.items_input = ItemVectors(content, trained_N, spec.dim, behaviour_limit)
+        self.items_output = self.items_input if tied else ItemVectors(content, trained_N, spec.dim, behaviour_limit)
         self.network = SequenceNetwork(spec)
         first = torch.tensor(math.log(temperature or _FIRST_TEMPERATURE))
         self.log_temperature = nn.Parameter(first, requires_grad=temperature is None)

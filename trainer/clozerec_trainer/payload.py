@@ -90,6 +90,12 @@ class Payload(BaseModel):
         lt=1,
         description="share of items whose id part is dropped at a step, so that text alone becomes good",
     )
+    behaviour_limit: float | None = Field(
+        None,
+        gt=0,
+        description="longest id part of an item with text, as a share of its text part, so that new items stand a "
+        "chance beside known ones; null: no limit",
+    )
     temperature: float | None = Field(
         None, ge=LEAST_TEMPERATURE, description="divides the cosine in the loss; null: learned"
     )

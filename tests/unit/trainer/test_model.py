@@ -26,13 +26,17 @@ def some_content() -> Content:
 
 
 def make(
-    content: Content | None = None, tied: bool = True, mask: bool = True, temperature: float | None = None
+    content: Content | None = None,
+    tied: bool = True,
+    mask: bool = True,
+    temperature: float | None = None,
+    behaviour_limit: float | None = None,
 ) -> HybridBert4Rec:
     torch.manual_seed(3)
     trained = torch.ones(NUM_ITEMS, dtype=torch.bool)
     trained[[3, 7]] = False
     spec = NetworkSpec(DIM, POSITIONS, depth=2, heads=2, dropout=0.0, use_attention_mask=mask)
-    return HybridBert4Rec(spec, content or some_content(), trained, tied, temperature).eval()
+    return HybridBert4Rec(spec, content or some_content(), trained, tied, temperature, behaviour_limit).eval()
 
 
 def intents(model: HybridBert4Rec, *rows: list[int]) -> Tensor:
@@ -209,6 +213,29 @@ def test_dropping_the_id_part_leaves_the_text_and_spares_items_without_text() ->
     with torch.no_grad():
         items.behaviour.copy_(torch.randn(items.behaviour.shape))
     assert torch.allclose(items(rows, torch.zeros(NUM_ITEMS, 1))[1], dropped[1])
+
+
+def test_the_id_part_stays_within_its_limit_of_the_text_and_is_free_without_text() -> None:
+    model = make(behaviour_limit=0.5)
+    rows = torch.arange(NUM_ITEMS)
+    with torch.no_grad():
+        model.items_input.behaviour.copy_(torch.randn(NUM_ITEMS, DIM) * torch.linspace(0.01, 9, NUM_ITEMS)[:, None])
+    vectors = model.items_input(rows)
+    tensors = {name: tensor.detach() for name, tensor in model.items_input.tensors().items()}
+    content = make().items_input(rows, torch.zeros(NUM_ITEMS, 1)).detach()  # the same draw of weights
+    text_only = torch.nn.functional.normalize(
+        model.items_input.whitened_NK @ tensors["projection"].T + tensors["bias"], dim=1
+    )
+    with_text = [row for row in range(NUM_ITEMS) if row not in (3, 7)]
+    assert torch.allclose(text_only[with_text], content[with_text], atol=1e-6)
+    lengths = tensors["behaviour"].norm(dim=1)
+    texts = (model.items_input.whitened_NK @ tensors["projection"].T + tensors["bias"]).norm(dim=1)
+    assert (lengths[with_text] <= 0.5 * texts[with_text] + 1e-6).all()
+    assert (lengths[with_text] >= 0.499 * texts[with_text]).any()
+    # What the bundle keeps makes the same vectors, and an angle of more than 30 degrees from the text is out of reach.
+    space = ItemSpace.from_weights(model.to_weights(), "input")
+    assert np.allclose(space.catalogue_vectors(model.content.vectors_NC), vectors.detach().numpy(), atol=1e-5)
+    assert ((vectors * text_only).sum(dim=1)[with_text] >= np.cos(np.pi / 6) - 1e-5).all()
 
 
 def test_whitened_content_is_centred_and_of_equal_spread() -> None:
