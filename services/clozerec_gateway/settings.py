@@ -18,7 +18,7 @@ class GatewaySettings(ServerSettings, StateSettings, WatchSettings):
     http_port: int = Field(8080, ge=0, le=65535, description="The JSON front; 0 takes any free port.")
     metrics_port: int = Field(9090, ge=0, le=65535, description="GET /metrics; 0 takes any free port.")
     max_in_flight: int = Field(
-        64,
+        100,
         ge=1,
         description="Calls that are worked on at once, over gRPC and JSON together; more are refused at once, so that "
         "these are answered in time.",
