@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ class Truth:
 class Contender:
     """One engine under one filter."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, clock: Callable[[], float]) -> None:
         self._search = search
+        self._clock = clock
         self._times_ms: list[float] = []
         self._rows: list[list[int]] = []
 
@@ -46,9 +47,9 @@ class Contender:
 
     def run(self, queries: Floats) -> None:
         for query in queries:
-            started = time.perf_counter()
+            started = self._clock()
             rows = self._search(query)
-            self._times_ms.append((time.perf_counter() - started) * 1e3)
+            self._times_ms.append((self._clock() - started) * 1e3)
             self._rows.append(rows)
 
     @property
@@ -108,9 +109,9 @@ def _line(world: World, retriever: Retriever, shard: Any, flat: Any, column: str
 
     num_best = min(TOP_K, int(np.count_nonzero(mask)))
     truth = Truth(mask, flat.search(world.queries, TOP_K, params=parameters)[0][:, num_best - 1], num_best)
-    our, of_faiss, *others = contenders = [Contender(ours), Contender(raw)]
+    our, of_faiss, *others = contenders = [Contender(search, world.clock) for search in (ours, raw)]
     if shard is not None:
-        others.append(Contender(search_of(shard, column, band, TOP_K)))
+        others.append(Contender(search_of(shard, column, band, TOP_K), world.clock))
         contenders += others
     for contender in contenders:
         contender.warm(world.queries)

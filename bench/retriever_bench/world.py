@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ SCHEMA = {
 
 
 class World:
-    """Vectors, queries near them, and who is in which band."""
+    """Vectors, queries near them, who is in which band; and the clock that searches are measured by."""
+
+    clock: Callable[[], float] = time.perf_counter
 
     def __init__(self, num_items: int, num_queries: int) -> None:
         random = np.random.default_rng(0)

@@ -44,6 +44,10 @@ SPARE = 32
 SMALL = 16_384
 """Rows up to which all are scored, whatever passes: 20 us for 4,000 of them, less than to tell FAISS which."""
 
+FEW_NUMBERS = 9_216
+"""In the vectors that pass: so few are scored in double precision at once. OpenBLAS multiplies them on the calling
+thread alone, more it may not."""
+
 BLOCK = 65_536
 """Rows scored in double precision at a time, which bounds memory where a whole catalogue ties."""
 
@@ -140,6 +144,10 @@ class ItemIndex:
         if self.scores_all:
             all_rows = self._score_all(intent_1D, top_k, passing, excluded)
             return Proposal(all_rows, self._scores(all_rows, intent_1D[0]), Plan.SCAN)
+        if passing.count * intent_1D.size <= FEW_NUMBERS:
+            return Proposal(
+                passing.rows, passing.doubles(self._vectors_ND) @ intent_1D[0].astype(np.float64), Plan.SCAN
+            )
         rows: RowArray | None = None
         plan = self._planner.plan(top_k, passing, exact)
         if plan is Plan.CELLS:

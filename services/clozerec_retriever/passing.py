@@ -12,6 +12,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from clozerec_core.hybrid import Floats
 from clozerec_core.predicate import Predicate
@@ -44,6 +45,7 @@ class Passing:
         self.is_all = self.count == len(searchable_B)
         self._cells = cells
         self._vectors_PD: Floats | None = None
+        self._doubles_PD: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.of_index_B)
@@ -62,6 +64,12 @@ class Passing:
         if self._vectors_PD is None:
             self._vectors_PD = vectors_BD[self.rows]
         return self._vectors_PD
+
+    def doubles(self, vectors_BD: Floats) -> NDArray[np.float64]:
+        """The same in double precision, for a handful."""
+        if self._doubles_PD is None:
+            self._doubles_PD = vectors_BD[self.rows].astype(np.float64)
+        return self._doubles_PD
 
     @cached_property
     def not_of_index_B(self) -> Mask:
