@@ -20,6 +20,8 @@ from integration.conftest import TIMEOUT_S, Gateway, running
 
 SESSION = {"query_type": "sequential", "session_items": ["a"]}
 REQUEST = recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_SEQUENTIAL", session_items=["a"])
+STRANGERS = [f"stranger {number}" for number in range(40)]
+"""Nobody's history is at hand, so each waits for the store; a session is answered before the next call is looked at."""
 
 
 @pytest_asyncio.fixture(params=["all in one", "one process each"])
@@ -31,7 +33,10 @@ async def narrow(request: pytest.FixtureRequest, toy_bundle: Bundle) -> AsyncIte
 async def test_what_is_too_much_is_refused_and_the_rest_answered_over_grpc(narrow: Gateway) -> None:
     async with grpc.aio.insecure_channel(narrow.target) as channel:
         stub = RecommenderServiceStub(channel)
-        calls = [stub.Recommend(REQUEST, timeout=TIMEOUT_S) for _ in range(40)]
+        requests = [
+            recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_USER_TO_ITEM", user_id=each) for each in STRANGERS
+        ]
+        calls = [stub.Recommend(request, timeout=TIMEOUT_S) for request in requests]
         healthy = await health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(service=SERVICE_NAME), timeout=TIMEOUT_S
         )
@@ -51,7 +56,8 @@ async def test_what_is_too_much_is_refused_and_the_rest_answered_over_grpc(narro
 
 
 async def test_what_is_too_much_is_refused_and_the_rest_answered_over_json(narrow: Gateway) -> None:
-    answers = await asyncio.gather(*(narrow.post("/v1/recommend", SESSION) for _ in range(40)))
+    queries = [{"query_type": "user_to_item", "user_id": each} for each in STRANGERS]
+    answers = await asyncio.gather(*(narrow.post("/v1/recommend", query) for query in queries))
     assert {status for status, _, _ in answers} == {200, 429}
     refusal = next(document for status, document, _ in answers if status == 429)
     assert refusal["error"]["code"] == "RESOURCE_EXHAUSTED"
