@@ -17,6 +17,7 @@ import toy_world
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import UsageError
+from clozerec_core.hybrid import ItemSpace
 from clozerec_trainer import search_index
 from clozerec_trainer.payload import Payload
 
@@ -48,9 +49,9 @@ SHOWN_KEYS = {
     "duplicates",
     "interactions", "items", "user_column", "item_column", "timestamp_column", "timestamp_unit", "event_type_column",
     "event_weights", "metadata_columns", "list_columns", "display_name", "max_sequence_length", "hidden_size",
-    "model_depth", "content_dims", "behaviour_dropout", "validate_every", "device", "refit", "text_model",
-    "top_k_results", "exclude_seen", "split", "validation_start", "test_start", "judged_events", "baselines",
-    "patience", "checkpoint_seconds", "start_from", "index_quantisation",
+    "model_depth", "content_dims", "behaviour_dropout", "behaviour_limit", "validate_every", "device", "refit",
+    "text_model", "top_k_results", "exclude_seen", "split", "validation_start", "test_start", "judged_events",
+    "baselines", "patience", "checkpoint_seconds", "start_from", "index_quantisation",
 }  # fmt: skip
 """Keys with a test of their own, here, in test_data.py, test_splits.py, test_checkpoint.py or test_train.py."""
 
@@ -181,6 +182,10 @@ def test_text_keys_change_the_content_and_how_it_is_used(quick_bundle: Build) ->
     assert fewer.weights()["items.output.projection"].shape == (8, 3)
     undropped = quick_bundle(metadata_columns=["title"], behaviour_dropout=0.0)
     assert not np.array_equal(titles.weights()["items.output.bias"], undropped.weights()["items.output.bias"])
+    near = quick_bundle(metadata_columns=["title"], behaviour_limit=0.01)
+    texts_ND = ItemSpace.from_weights(near.weights(), "output").project(near.content)
+    behaviour_N = np.linalg.norm(near.weights()["items.output.behaviour"], axis=1)
+    assert 0 < behaviour_N.max() <= 0.01001 * np.linalg.norm(texts_ND, axis=1).max()
 
 
 @pytest.mark.parametrize(("quantisation", "kind"), [("none", "IndexHNSWFlat"), ("sq8", "IndexHNSWSQ")])
