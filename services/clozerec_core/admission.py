@@ -19,9 +19,8 @@ from google.protobuf.message import Message
 from clozerec_core import metrics
 from clozerec_core.errors import Overloaded
 from clozerec_core.rpc_errors import status_trailers, to_status
+from clozerec_core.rpc_interceptor import OUR_METHODS
 from clozerec_core.telemetry import CALLS_SHED, get_logger
-
-OUR_METHODS = "/clozerec.v1."
 
 FEW = 8
 """So many calls under way are no queue: below, the estimate is not asked."""
