@@ -249,7 +249,14 @@ class LiveCatalogue:
             log.warning("changes_without_item", count=without_item)
 
     def fold(self) -> None:
-        """Merge segments, where there are many. Takes as long as it takes; nobody waits for it but the caller."""
+        """Merge segments where there are many, and sweep the tail where much of it is dead.
+
+        Takes as long as it takes; nobody waits for it but the caller.
+        """
+        self._merge_segments()
+        self._sweep_tail()
+
+    def _merge_segments(self) -> None:
         segments = self.view.segments
         num_changed = sum(len(segment.rows) for segment in segments[1:])
         if num_changed > max(FOLD_LEAST, FOLD_SHARE * len(self._base)):
@@ -263,6 +270,15 @@ class LiveCatalogue:
         with self._swap:
             now = self.view.segments
             self.view = replace(self.view, segments=(*segments[:num_kept], one, *now[len(segments) :]))
+
+    def _sweep_tail(self) -> None:
+        seen = self.view.tail
+        swept = self._tail.sweep(seen)
+        if swept is None:
+            return
+        with self._swap:
+            self.view = replace(self.view, tail=swept.catch_up(seen, self.view.tail))
+            self._tail = swept
 
     def _any_row(self, item_id: str) -> int | None:
         """Deleted or not."""

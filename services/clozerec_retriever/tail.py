@@ -1,6 +1,7 @@
 """Vectors that the bundle's index does not hold: of day-zero items, and of items whose text has changed.
 
-Scanned whole at each search, so it is meant to stay small beside the index.
+Scanned whole at each search, so it is meant to stay small beside the index: places that a later vector took from are
+swept out in the background.
 
 Shapes: T places of the tail, D dim.
 """
@@ -17,6 +18,10 @@ from clozerec_retriever.products import inner_products
 from clozerec_retriever.ranking import RowArray, Scores
 
 FIRST_CAPACITY = 256
+
+DEAD_LEAST = 256
+DEAD_SHARE = 0.25
+"""Of the living places, and at least: more dead ones are swept out."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,10 @@ class Tail:
 
 
 class TailWriter:
-    """Appends to a tail; for one thread."""
+    """Appends to a tail; for one thread at a time, but `vector`, which any may call."""
 
     def __init__(self, dim: int) -> None:
+        self._dim = dim
         self._vectors = np.empty((FIRST_CAPACITY, dim), np.float32)
         self._rows = np.empty(FIRST_CAPACITY, np.int64)
         self._live = np.empty(0, np.bool_)
@@ -63,18 +69,44 @@ class TailWriter:
 
     def replace(self, gone: list[int], rows: list[int], vectors_ND: Floats) -> Tail:
         """The tail without the vectors of some rows, and with new vectors of others or the same."""
-        self._live = self._live.copy()
+        size = len(self._live)
+        places = dict(zip(rows, range(size, size + len(rows)), strict=True))
+        self._live = np.concatenate((self._live, np.ones(len(rows), np.bool_)))
         for row in (*gone, *rows):
-            place = self._place_of.pop(row, None)
+            place = self._place_of.get(row)
             if place is not None:
                 self._live[place] = False
-        size = len(self._live)
         self._make_room(size + len(rows))
         self._vectors[size : size + len(rows)] = vectors_ND
         self._rows[size : size + len(rows)] = rows
-        self._place_of.update(zip(rows, range(size, size + len(rows)), strict=True))
-        self._live = np.concatenate((self._live, np.ones(len(rows), np.bool_)))
+        # A row that moves is never without a vector, for `vector` may be asked on the way.
+        self._place_of.update(places)
+        for row in gone:
+            if row not in places:
+                self._place_of.pop(row, None)
         return self.now()
+
+    def sweep(self, seen: Tail) -> TailWriter | None:
+        """A writer of the living places alone, as they were at a moment; None where few are dead.
+
+        As slow as the tail is long, and safe beside this writer's thread. What has come since is left to `catch_up`.
+
+        Args:
+            seen: one of this writer's, not long ago.
+        """
+        num_living = int(np.count_nonzero(seen.live_T))
+        if len(seen.live_T) - num_living <= max(DEAD_LEAST, DEAD_SHARE * num_living):
+            return None
+        swept = TailWriter(self._dim)
+        swept.replace([], seen.rows_T[seen.live_T].tolist(), seen.vectors_TD[seen.live_T])
+        return swept
+
+    def catch_up(self, seen: Tail, now: Tail) -> Tail:
+        """The swept tail, with what became of the one that it was made from since it was seen."""
+        size = len(seen.live_T)
+        died = seen.rows_T[seen.live_T & ~now.live_T[:size]]
+        came_T = now.live_T[size:]
+        return self.replace(died.tolist(), now.rows_T[size:][came_T].tolist(), now.vectors_TD[size:][came_T])
 
     def now(self) -> Tail:
         """The tail as it stands."""

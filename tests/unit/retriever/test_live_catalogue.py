@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,10 @@ from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import BadRequest, BundleMismatch, UnknownItem, UsageError
 from clozerec_core.rpc_client import LocalStub
+from clozerec_retriever import tail
 from clozerec_retriever.journal import JOURNAL_FILE
+from clozerec_retriever.records import ItemRecord
+from clozerec_retriever.retriever import Retriever, Selection
 from clozerec_retriever.servicer import build
 from clozerec_retriever.settings import RetrieverSettings
 
@@ -415,3 +421,47 @@ async def test_folding_changes_nothing_that_callers_see(
             answers.append([await ask() for ask in asked])
     assert answers[0][0] == ["item 0", "item 1", "item 4", "alien"]
     assert answers[0] == answers[1] == answers[2]
+
+
+def test_items_that_change_thousands_of_times_take_one_place_each_and_are_always_found(tmp_path: Path) -> None:
+    """Swept beside the changes, again and again; after each change the truth is what was just said."""
+    retriever = Retriever.open(shop(tmp_path, schema={"stock": ColumnType.INTEGER}))
+    live = retriever.live
+    num_items, num_changes = 20, 2_000
+    said: dict[str, float] = {}
+    """Item to the angle of its vector."""
+    changed, done = threading.Event(), False
+    lengths: list[int] = []
+
+    def sweep() -> None:
+        while not done:
+            changed.wait()
+            changed.clear()
+            live.fold()
+
+    def found(angle: float) -> dict[str, float]:
+        selection = Selection(top_k=num_items, exclude_item_ids=IDS)
+        ranking = retriever.search_by_vector([math.cos(angle), math.sin(angle)], selection).ranking
+        return {live.item_id(row): ranking.scores[place] for place, row in enumerate(ranking.rows.tolist())}
+
+    sweeping = threading.Thread(target=sweep)
+    sweeping.start()
+    try:
+        for number, angle in enumerate(np.random.default_rng(0).uniform(0, 2 * np.pi, num_changes).tolist()):
+            item_id = f"item {number % num_items}"
+            content = np.array([math.cos(angle), math.sin(angle)], np.float32)
+            live.apply([ItemRecord(number, item_id, False, {}, live.schema, content, "mini", "t", 0)])
+            changed.set()
+            lengths.append(len(live.view.tail.rows_T))
+            said[item_id] = angle
+            scores = found(angle)
+            assert scores == pytest.approx({known: math.cos(angle - of) for known, of in said.items()}, abs=1e-4)
+            assert live.moved_vector(live.rows_of([item_id])[0]) == pytest.approx(content, abs=1e-6)
+    finally:
+        done = True
+        changed.set()
+        sweeping.join()
+    assert any(after < before for before, after in pairwise(lengths)), "no sweep while it changed"
+    live.fold()
+    assert len(live.view.tail.rows_T) <= num_items + tail.DEAD_LEAST
+    assert found(angle) == scores
