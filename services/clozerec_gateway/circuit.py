@@ -29,6 +29,7 @@ class Circuit:
         self._pause_s = FIRST_PAUSE_S
         self._next_try: float | None = None
         """None: closed."""
+        self._is_trying = False
 
     @property
     def is_open(self) -> bool:
@@ -43,6 +44,7 @@ class Circuit:
         if now < self._next_try:
             return False
         self._next_try = now + self._pause_s
+        self._is_trying = True
         return True
 
     def succeeded(self) -> None:
@@ -51,10 +53,18 @@ class Circuit:
             self._num_failures, self._next_try, self._pause_s = 0, None, FIRST_PAUSE_S
 
     def failed(self) -> None:
-        """No answer came, or not in time."""
+        """No answer came, or not in time. While it is open only the try says something new: others began before."""
         self._num_failures += 1
-        if self._next_try is not None:
+        if self._next_try is None:
+            if self._num_failures >= FAILURES_TO_OPEN:
+                self.open()
+        elif self._is_trying:
+            self._is_trying = False
             self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
             self._next_try = self._clock() + self._pause_s
-        elif self._num_failures >= FAILURES_TO_OPEN:
-            self._next_try = self._clock() + self._pause_s
+
+    def open(self) -> None:
+        """Leave it alone from now on: it has stopped answering."""
+        self._num_failures = max(self._num_failures, FAILURES_TO_OPEN)
+        self._next_try = self._clock() + self._pause_s
+        self._is_trying = False

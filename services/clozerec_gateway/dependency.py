@@ -1,10 +1,12 @@
 """Calls to another service, each within its share of the request's deadline and through a circuit.
 
-A share, so that time is left to do without the service and still answer.
+A share, so that time is left to do without the service and still answer. Once the service answers none of the calls
+that wait for it, they are given up together, long before that time is over: see `waiting.py`.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TypeVar
 
 import grpc
@@ -16,6 +18,10 @@ from clozerec_core.request_context import check_time_left, current_request
 from clozerec_core.rpc_errors import from_rpc_error, relayed
 from clozerec_core.telemetry import get_logger
 from clozerec_gateway.circuit import Circuit
+from clozerec_gateway.waiting import Waiting, waits
+
+QUIET_SHARE = 0.25
+"""Of the time for an answer, without any answer to anybody, after which a service has stopped answering."""
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -43,6 +49,7 @@ class Dependency:
         self.name = name
         self._timeout_s = timeout_s
         self._circuit = Circuit()
+        self._waiting = Waiting(QUIET_SHARE * timeout_s, self._has_stopped)
         self._failures = {
             reason: metrics.GATEWAY_DEPENDENCY_FAILURES.labels(name, reason) for reason in ("refused", "gone", "slow")
         }
@@ -60,7 +67,7 @@ class Dependency:
             method: of a stub.
             request: its message.
             share: of the time that the request has left, 0 to 1.
-            timeout_s: at most so long; None: as every call of this service.
+            timeout_s: at most so long, for a large call that others' answers say nothing of; None: as every call.
 
         Raises:
             DependencyGone: no answer came in its time.
@@ -74,7 +81,8 @@ class Dependency:
         remaining_s, longest_s = context.remaining_s(), timeout_s or self._timeout_s
         stage_s = longest_s if remaining_s is None else min(longest_s, remaining_s * share)
         try:
-            response = await method(request, timeout=stage_s, metadata=context.outgoing_metadata())
+            async with nullcontext() if timeout_s else waits(self._waiting):
+                response = await method(request, timeout=stage_s, metadata=context.outgoing_metadata())
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise self._too_slow() from error
@@ -83,7 +91,7 @@ class Dependency:
             raise self._too_slow() from error
         except ClozerecError as error:
             raise self._meaning(relayed(error, f"the {self.name}")) from error
-        self._circuit.succeeded()
+        self._answered()
         return response
 
     def _too_slow(self) -> ClozerecError:
@@ -98,19 +106,31 @@ class Dependency:
         if error.status is grpc.StatusCode.UNAVAILABLE:
             self._fail("gone")
             return DependencyGone(self.name)
-        self._circuit.succeeded()
+        self._answered()
         if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED or error.reason == BundleMismatch.reason:
             # It lives, but not for this request: its queue is full, or it has yet to load the bundle.
             self._failures["refused"].inc()
             return Busy(self.name, error)
         return error
 
+    def _answered(self) -> None:
+        self._circuit.succeeded()
+        self._waiting.answered()
+
     def _fail(self, reason: str) -> None:
         self._failures[reason].inc()
         was_open = self._circuit.is_open
         self._circuit.failed()
         if self._circuit.is_open and not was_open:
-            log.warning("circuit_opened", dependency=self.name)
+            self._say_opened()
+
+    def _has_stopped(self) -> None:
+        if not self._circuit.is_open:
+            self._circuit.open()
+            self._say_opened()
+
+    def _say_opened(self) -> None:
+        log.warning("circuit_opened", dependency=self.name, waiting=len(self._waiting))
 
 
 class Busy(DependencyGone):

@@ -52,10 +52,16 @@ class GatewaySettings(ServerSettings, StateSettings, WatchSettings):
         0.25, gt=0, description="Seconds for a person's history; then the answer does without it, and says so."
     )
     encoder_timeout_s: float = Field(
-        1.0, gt=0, description="Seconds that the encoder has for a sequence; then the answer does without it."
+        1.0,
+        gt=0,
+        description="Seconds that the encoder has for a sequence; then the answer does without it, and so do all where "
+        "it answers nobody for a quarter of that.",
     )
     retriever_timeout_s: float = Field(
-        1.0, gt=0, description="Seconds that the retriever has for a search; then the answer does without it."
+        1.0,
+        gt=0,
+        description="Seconds that the retriever has for a search; then the answer does without it, and so do all where "
+        "it answers nobody for a quarter of that.",
     )
     page_key: SecretStr | None = Field(
         None,

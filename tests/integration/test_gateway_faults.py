@@ -138,9 +138,7 @@ async def world(bundle: Bundle, state_dir: Path, **changes: Any) -> AsyncIterato
             state_dir=state_dir,
             encoder_target=f"127.0.0.1:{relays[0].port}",
             retriever_target=f"127.0.0.1:{relays[1].port}",
-            encoder_timeout_s=0.3,
-            retriever_timeout_s=0.3,
-            **changes,
+            **{"encoder_timeout_s": 0.3, "retriever_timeout_s": 0.3} | changes,
         )
         ports = await stack.enter_async_context(gateway_server(bundle, settings))
         yield World(Gateway(bundle, f"127.0.0.1:{ports.grpc}", f"http://127.0.0.1:{ports.http}"), relays[0], relays[1])
@@ -273,6 +271,27 @@ async def test_after_some_failures_nobody_waits_any_more(toy_bundle: Bundle, tmp
         # Twenty waits for a frozen encoder, one after the other or in a queue, would take longer than its time limit
         # for a single one; with the circuit open at most one call tries.
         assert time.monotonic() - started < 20 * 0.3
+
+
+@pytest.mark.parametrize("frozen", ["encoder", "retriever"])
+async def test_who_waits_for_a_frozen_part_fills_no_gateway(toy_bundle: Bundle, tmp_path: Path, frozen: str) -> None:
+    """Fifty calls a second, each of which could wait for a second, and a gateway that takes thirty at once."""
+    patient = {"encoder_timeout_s": 1.0, "retriever_timeout_s": 1.0, "max_in_flight": 30}
+    async with world(toy_bundle, tmp_path, **patient) as parts:
+        getattr(parts, frozen).freeze()
+        async with grpc.aio.insecure_channel(parts.gateway.target) as channel:
+            stub = RecommenderServiceStub(channel)
+            request = recommender_pb2.RecommendRequest(
+                query_type="QUERY_TYPE_SEQUENTIAL", session_items=["a", "b", "c"]
+            )
+            calls = []
+            for _ in range(75):
+                calls.append(stub.Recommend(request, timeout=DEADLINE_S))
+                await asyncio.sleep(0.02)
+            answers = await asyncio.gather(*calls)
+        assert {answer.fallback for answer in answers} == {DEGRADED if frozen == "encoder" else POPULARITY}
+        getattr(parts, frozen).thaw()
+        await parts.until(lambda answer: answer.fallback == NONE, **EVERY_TYPE[3])
 
 
 @pytest.mark.parametrize("how", ["gone", "frozen"])

@@ -62,3 +62,22 @@ def test_a_try_that_never_ends_does_not_keep_it_open_for_good() -> None:
     assert circuit.lets_pass()  # its caller went away
     clock.now += LONGEST_PAUSE_S
     assert circuit.lets_pass()
+
+
+def test_failures_of_calls_from_before_it_opened_put_off_no_try() -> None:
+    circuit, clock = opened()
+    for _ in range(50):
+        circuit.failed()
+    clock.now += FIRST_PAUSE_S
+    assert circuit.lets_pass()
+
+
+def test_it_opens_at_once_when_told_and_closes_as_ever() -> None:
+    clock = Clock()
+    circuit = Circuit(clock)
+    circuit.open()
+    assert not circuit.lets_pass()
+    clock.now += FIRST_PAUSE_S
+    assert circuit.lets_pass()
+    circuit.succeeded()
+    assert not circuit.is_open
