@@ -24,6 +24,7 @@ from clozerec_gateway.paging import PageTokens
 from clozerec_gateway.pipeline import Pipeline, Services
 from clozerec_gateway.reasoning import Explainer
 from clozerec_gateway.recording import Recorder
+from clozerec_gateway.renewal import ContentRenewal
 from clozerec_gateway.sequences import SequenceReader
 from clozerec_gateway.servicer import RecommenderServicer
 from clozerec_gateway.settings import GatewaySettings
@@ -67,6 +68,8 @@ async def assembled(
         await parts.read_notes(pipeline)
         bundles = LoadedBundles(pipeline, parts, asyncio.get_running_loop())
         stack.callback(bundles.close)
+        renewing = asyncio.create_task(ContentRenewal(bundles).run())
+        stack.callback(renewing.cancel)
         yield RecommenderServicer(bundles, Recorder(store), tokens, settings.default_timeout_s), bundles
 
 

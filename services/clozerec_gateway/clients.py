@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf import field_mask_pb2, struct_pb2
+from google.protobuf import struct_pb2
 
 from clozerec.v1 import encoder_pb2, retriever_pb2
 from clozerec_core.bundle import Bundle
@@ -231,7 +231,34 @@ class RetrieverClient:
         self, changes: Sequence[ItemChange], update_mask: Sequence[str] | None, timeout_s: float
     ) -> list[ItemOutcome]:
         """Store items; one outcome for each, in their order."""
-        request = retriever_pb2.RetrieverServiceUpsertItemsRequest(
+        request = self._upsert_request(changes)
+        if update_mask is not None:
+            request.update_mask.SetInParent()  # also where no path is named
+            request.update_mask.paths.extend(update_mask)
+        response = await self._retriever.call(self._stub.UpsertItems, request, LAST_SHARE, timeout_s)
+        return [_outcome(status) for status in response.statuses]
+
+    async def items_to_embed(self) -> Sequence[str]:
+        """Items that have no content of the bundle's text model, those that come first; none while the retriever's
+        current bundle is another."""
+        request = retriever_pb2.GetIndexInfoRequest()
+        response = await self._retriever.call(self._stub.GetIndexInfo, request, SEQUENCE_SHARE)
+        return response.items_to_embed if response.bundle_id == self._bundle_id else ()
+
+    async def renew_content(self, changes: Sequence[ItemChange], timeout_s: float) -> None:
+        """Store content of the texts that items have; one that is gone, or has another text by now, stays as it is."""
+        request = self._upsert_request(changes)
+        request.renew_content = True
+        await self._retriever.call(self._stub.UpsertItems, request, LAST_SHARE, timeout_s)
+
+    async def delete(self, item_ids: Sequence[str], timeout_s: float) -> list[ItemOutcome]:
+        """Remove items; one outcome for each, in their order."""
+        request = retriever_pb2.RetrieverServiceDeleteItemsRequest(item_ids=item_ids)
+        response = await self._retriever.call(self._stub.DeleteItems, request, LAST_SHARE, timeout_s)
+        return [_outcome(status) for status in response.statuses]
+
+    def _upsert_request(self, changes: Sequence[ItemChange]) -> retriever_pb2.RetrieverServiceUpsertItemsRequest:
+        return retriever_pb2.RetrieverServiceUpsertItemsRequest(
             bundle_id=self._bundle_id,
             items=[
                 retriever_pb2.CatalogueItem(
@@ -243,16 +270,7 @@ class RetrieverClient:
                 )
                 for change in changes
             ],
-            update_mask=None if update_mask is None else field_mask_pb2.FieldMask(paths=update_mask),
         )
-        response = await self._retriever.call(self._stub.UpsertItems, request, LAST_SHARE, timeout_s)
-        return [_outcome(status) for status in response.statuses]
-
-    async def delete(self, item_ids: Sequence[str], timeout_s: float) -> list[ItemOutcome]:
-        """Remove items; one outcome for each, in their order."""
-        request = retriever_pb2.RetrieverServiceDeleteItemsRequest(item_ids=item_ids)
-        response = await self._retriever.call(self._stub.DeleteItems, request, LAST_SHARE, timeout_s)
-        return [_outcome(status) for status in response.statuses]
 
     def _search_request(
         self, selection: Selection, intent: Sequence[float] = (), item_id: str = ""

@@ -162,6 +162,36 @@ class LiveItems:
             raise BadRequest(faults)
         return await self._retriever.get_items(item_ids, metadata_fields)
 
+    async def embed_again(self) -> int:
+        """Give items a content vector of the bundle's text model, where they have one of another; how many got it.
+
+        Not all of them in one call; 0 where none is left that has a text, or the retriever is not at this bundle yet.
+
+        Raises:
+            DependencyGone: encoder or retriever did not answer.
+        """
+        item_ids = await self._retriever.items_to_embed()
+        num_embedded = 0
+        for start in range(0, len(item_ids), TEXTS_PER_CALL):
+            some = item_ids[start : start + TEXTS_PER_CALL]
+            stored = await self._retriever.get_items(some, include_content=True)
+            num_embedded += await self._renew([item for item in stored if item.text])
+        return num_embedded
+
+    async def _renew(self, items: Sequence[StoredItem]) -> int:
+        if not items or self._manifest.text is None:
+            return 0
+        encoded = await self._encoder.encode_texts([item.text for item in items], LONGEST_CALL_S)
+        changes = [
+            ItemChange(item.item_id, struct_pb2.Struct(), item.text, vectors.content, self._manifest.text.model)
+            for item, vectors in zip(items, encoded, strict=True)
+        ]
+        try:
+            await self._retriever.renew_content(changes, LONGEST_CALL_S)
+        finally:
+            self._day_zero.forget([item.item_id for item in items])
+        return len(items)
+
     async def _upsert_some(
         self, items: Sequence[ItemInput], update_mask: Sequence[str] | None, first: int
     ) -> list[ClozerecError | ItemOutcome]:

@@ -34,6 +34,8 @@ class LoadedBundles:
     def __init__(self, current: Pipeline, factory: PipelineFactory, loop: asyncio.AbstractEventLoop) -> None:
         self.pipelines: Sequence[Pipeline] = (current,)
         """The current one first."""
+        self.switched = asyncio.Event()
+        """Another one became the current one."""
         self._factory = factory
         self._loop = loop
 
@@ -75,6 +77,7 @@ class LoadedBundles:
         """Let requests that name no bundle mean this one."""
         current = self.get(bundle_id)
         self.pipelines = (current, *(each for each in self.pipelines if each is not current))
+        self.switched.set()
 
     def release(self, bundle_id: str) -> None:
         """Forget a bundle that is not the current one."""

@@ -15,6 +15,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -129,7 +130,13 @@ class Journal:
                 results.append(record)
                 if record is not None:
                     after[change.item_id] = record
-            self._connection.executemany(_WRITE, [to_row(record, schema_id) for record in after.values()])
+            self._connection.executemany(
+                _WRITE,
+                [
+                    to_row(record, schema_id if record.kinds is schema else self._schema_id(record.kinds))
+                    for record in after.values()
+                ],
+            )
         return results
 
     def get(self, item_ids: Sequence[str]) -> dict[str, ItemRecord]:
@@ -171,6 +178,8 @@ class Journal:
                 before = from_row(before, self._schemas)
             if before.deleted if before else not is_in_bundle(item_id):
                 return None
+            if change.renews:
+                return None if before is None or before.text != change.text else _renewed(change, before)
             if before:
                 return _masked(change, before, schema, now_us)
         # All that a whole change keeps is the place: to read the rest of a row would cost as much as to write it.
@@ -245,6 +254,11 @@ def _select(connection: sqlite3.Connection, item_ids: list[str]) -> Iterator[Row
         some = item_ids[start : start + MAX_IDS_PER_QUERY]
         marks = ", ".join("?" * len(some))
         yield from connection.execute(f"SELECT {_FIELDS} FROM items WHERE item_id IN ({marks})", some)  # noqa: S608
+
+
+def _renewed(put: Put, before: ItemRecord) -> ItemRecord:
+    """Of another text model; the caller who changed the item did so when it was, and said what it says."""
+    return replace(before, content=put.content, text_model=put.text_model)
 
 
 def _masked(put: Put, before: ItemRecord, schema: Schema, now_us: int) -> ItemRecord:

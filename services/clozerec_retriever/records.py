@@ -25,6 +25,8 @@ class Put:
     """[C]; empty: no text; None: leave it as it is."""
     text_model: str = ""
     text: str = ""
+    renews: bool = False
+    """The content is of the text that the item has already, by another model; of no other text may it be."""
 
 
 @dataclass(frozen=True)

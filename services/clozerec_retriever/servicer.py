@@ -33,7 +33,7 @@ from clozerec_retriever.records import Drop, Put
 from clozerec_retriever.retriever import Found, Retriever, Selection
 from clozerec_retriever.settings import RetrieverSettings
 from clozerec_retriever.shelf import Shelf
-from clozerec_retriever.wire import Columns, check_id, mask_from_wire, put_from_wire, status_of
+from clozerec_retriever.wire import Columns, check_id, mask_from_wire, put_from_wire, renewal_from_wire, status_of
 from clozerec_retriever.writer import JournalWriter
 
 SERVICE_NAME = "clozerec.v1.RetrieverService"
@@ -293,7 +293,10 @@ def _puts(request: retriever_pb2.RetrieverServiceUpsertItemsRequest, retriever: 
     read: list[Put | BadRequest] = []
     for item in request.items:
         try:
-            read.append(put_from_wire(item, mask, retriever.live))
+            if request.renew_content:
+                read.append(renewal_from_wire(item, retriever.live))
+            else:
+                read.append(put_from_wire(item, mask, retriever.live))
         except BadRequest as error:
             read.append(error)
     return read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -125,6 +126,20 @@ def put_from_wire(item: retriever_pb2.CatalogueItem, mask: frozenset[str] | None
         raise BadRequest(violations)
     cells = {name: cells.get(name) for name in (live.schema if mask is None else mask)}
     return Put(item.item_id, cells, mask is not None, content, item.text_model, item.text)
+
+
+def renewal_from_wire(item: retriever_pb2.CatalogueItem, live: LiveCatalogue) -> Put:
+    """Content of a text that the item has already, made by another model.
+
+    Raises:
+        BadRequest: what is wrong with this item.
+    """
+    if not (item.text and item.text_model):
+        raise BadRequest.of("text", "renew_content needs the text that the item has, and the text_model")
+    bare = retriever_pb2.CatalogueItem(
+        item_id=item.item_id, content=item.content, text_model=item.text_model, text=item.text
+    )
+    return replace(put_from_wire(bare, frozenset(), live), renews=True)
 
 
 def mask_from_wire(request: retriever_pb2.RetrieverServiceUpsertItemsRequest, schema: Schema) -> frozenset[str] | None:

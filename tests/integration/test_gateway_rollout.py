@@ -10,32 +10,35 @@ from pathlib import Path
 import grpc
 import pytest
 
+from clozerec.v1 import recommender_pb2
 from clozerec_cli.serving import all_in_one, encoder_server, gateway_server, retriever_server
 from clozerec_cli.settings import AllSettings
 from clozerec_core.bundle import MANIFEST, Bundle, point_current, publish, writing_directory
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_gateway.settings import GatewaySettings
 from clozerec_retriever.settings import RetrieverSettings
-from integration.conftest import Gateway
+from integration.conftest import TIMEOUT_S, Gateway
 from integration.test_recommend import refused
 
 SESSION = {"query_type": "sequential", "session_items": ["a", "b", "c"], "top_k": 2}
 
 
-def copied(bundle: Bundle, directory: Path, bundle_id: str) -> Bundle:
-    """The same bundle under another id."""
+def copied(bundle: Bundle, directory: Path, bundle_id: str, **changes: object) -> Bundle:
+    """The same bundle under another id; `changes` go into the manifest."""
     with writing_directory(directory) as staging:
         shutil.copytree(bundle.path, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
-        return publish(staging, directory, bundle.manifest.model_copy(update={"bundle_id": bundle_id}))
+        return publish(staging, directory, bundle.manifest.model_copy(update={"bundle_id": bundle_id} | changes))
 
 
 @asynccontextmanager
 async def serving(link: Path, arrangement: str, state_dir: Path) -> AsyncIterator[Gateway]:
     bundle = Bundle.open(link)
     common = {"bundle": link, "grpc_port": 0, "grace_s": 0, "bundle_poll_s": 0.05}
+    # A machine that is slow while two bundles load is no fault of the services.
+    patient = {"encoder_timeout_s": TIMEOUT_S, "retriever_timeout_s": TIMEOUT_S}
     async with AsyncExitStack() as stack:
         if arrangement == "all in one":
-            settings = AllSettings(**common, http_port=0, state_dir=state_dir, bundle_linger_s=0.2)
+            settings = AllSettings(**common, **patient, http_port=0, state_dir=state_dir, bundle_linger_s=0.2)
             ports = await stack.enter_async_context(all_in_one(bundle, settings))
         else:
             encoder = await stack.enter_async_context(encoder_server(bundle, EncoderSettings(**common)))
@@ -44,6 +47,7 @@ async def serving(link: Path, arrangement: str, state_dir: Path) -> AsyncIterato
             )
             gateway_settings = GatewaySettings(
                 **common,
+                **patient,
                 bundle_linger_s=0.2,  # the inner services keep the old one for longer, as they do by default
                 http_port=0,
                 state_dir=state_dir,
@@ -74,3 +78,31 @@ async def test_the_gateway_follows_the_link_there_and_back(
                 code, reason, _ = await refused(gateway, **SESSION, page_token=page)
                 assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STALE_PAGE")
                 assert (await refused(gateway, **SESSION, bundle_id="old"))[1] == "BUNDLE_NOT_LOADED"
+
+
+@pytest.mark.parametrize("arrangement", ["all in one", "one process each"])
+async def test_after_a_switch_to_another_text_model_added_items_are_found_by_their_text_again(
+    toy_text_bundle: Bundle, tmp_path: Path, arrangement: str
+) -> None:
+    """There, and back, without an upsert in between; the items have no metadata that a text could be made of."""
+    text = toy_text_bundle.manifest.text
+    assert text is not None
+    old = copied(toy_text_bundle, tmp_path, "old")
+    new = copied(toy_text_bundle, tmp_path, "new", text=text.model_copy(update={"model": "another"}))
+    texts = {"kettle": "steel tea kettle", "bell": "a brass bell"}
+    link = point_current(old)
+    async with serving(link, arrangement, tmp_path / "state") as gateway:
+        items = [{"item_id": item_id, "text": text} for item_id, text in texts.items()]
+        _, document, _ = await gateway.post("/v1/items:upsert", {"items": items})
+        assert [result["status"]["code"] for result in document["results"]] == [0, 0]
+        for bundle in (new, old):
+            point_current(bundle)
+            for item_id, text in texts.items():
+                query = {"query_type": "item_to_item", "item_text": text, "top_k": 1}
+                # Until it is embedded again it has no vector, and another item is the nearest.
+                while (answer := await gateway.recommend(**query)).bundle_id != bundle.bundle_id or [
+                    (item.item_id, item.score) for item in answer.items
+                ] != [(item_id, 1.0)]:
+                    pass
+            session = {"query_type": "sequential", "session_items": list(texts), "top_k": 1}
+            assert (await gateway.recommend(**session)).fallback == recommender_pb2.FALLBACK_NONE

@@ -176,14 +176,16 @@ class CatalogueItem(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., content: _Optional[_Iterable[float]] = ..., text_model: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class RetrieverServiceUpsertItemsRequest(_message.Message):
-    __slots__ = ("bundle_id", "items", "update_mask")
+    __slots__ = ("bundle_id", "items", "update_mask", "renew_content")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    RENEW_CONTENT_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     items: _containers.RepeatedCompositeFieldContainer[CatalogueItem]
     update_mask: _field_mask_pb2.FieldMask
-    def __init__(self, bundle_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[CatalogueItem, _Mapping]]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+    renew_content: bool
+    def __init__(self, bundle_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[CatalogueItem, _Mapping]]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., renew_content: _Optional[bool] = ...) -> None: ...
 
 class ItemStatus(_message.Message):
     __slots__ = ("item_id", "code", "message")

@@ -87,6 +87,13 @@ class Caller:
         self.said = [status.message for status in response.statuses]
         return [status.code for status in response.statuses]
 
+    async def renew(self, *items: dict[str, Any]) -> list[int]:
+        """The codes of the items' statuses."""
+        request = retriever_pb2.RetrieverServiceUpsertItemsRequest(
+            items=[item_of(**item) for item in items], renew_content=True
+        )
+        return [status.code for status in (await self.stub.UpsertItems(request, timeout=5)).statuses]
+
     async def delete(self, *item_ids: str) -> list[int]:
         request = retriever_pb2.RetrieverServiceDeleteItemsRequest(item_ids=item_ids)
         return [status.code for status in (await self.stub.DeleteItems(request, timeout=5)).statuses]
@@ -344,6 +351,34 @@ async def test_content_of_another_text_model_is_kept_and_waits_to_be_embedded(bu
         assert await caller.near(0, 1) == ["cube", "dune", "brazil", "alien"]
         assert await caller.metadata("dune") == DUNE_METADATA
         assert list((await caller.info()).items_to_embed) == ["cube"]
+
+
+async def test_renewed_content_never_overrules_whoever_changed_the_item(bundle: Bundle, tmp_path: Path) -> None:
+    foreign = {"content": [1, 2, 3], "text_model": "maxi", "text": "Dune"}
+    fresh = {"content": [0, 1], "text": "Dune"}
+    with_prices = {"item_id": "vivid", "metadata": {"price": 3.5, "stock": 2}} | foreign
+    async with running(bundle, tmp_path) as caller:
+        await caller.upsert(
+            DUNE | foreign, *({"item_id": item_id} | foreign for item_id in ("gone", "cube")), with_prices
+        )
+        await caller.delete("gone")
+        await caller.upsert({"item_id": "cube", "content": [1, 0], "text": "a cube"})
+        codes = await caller.renew(*({"item_id": item_id} | fresh for item_id in ("dune", "gone", "cube", "alien")))
+        assert codes == [0, *[code_pb2.NOT_FOUND] * 3]
+        assert await caller.metadata("dune") == DUNE_METADATA
+        assert await caller.near(0, 1) == ["dune", "brazil", "alien", "cube"]
+        assert await caller.renew({"item_id": "dune", "content": [0, 1]}) == [code_pb2.INVALID_ARGUMENT]
+    # Over a bundle where a column has another type: what was written before is kept as it was.
+    other = shop(
+        tmp_path / "other",
+        schema=SCHEMA | {"price": ColumnType.STRING},
+        columns=COLUMNS | {"price": ["9.5", "5", None]},
+    )
+    async with running(other, tmp_path) as caller:
+        assert await caller.renew({"item_id": "vivid"} | fresh) == [0]
+        assert (await caller.metadata("vivid"))["price"] is None
+    async with running(bundle, tmp_path) as caller:
+        assert (await caller.metadata("vivid"))["price"] == 3.5
 
 
 async def test_a_newer_bundle_keeps_the_newer_of_both_and_every_deletion(bundle: Bundle, tmp_path: Path) -> None:
