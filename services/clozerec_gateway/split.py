@@ -2,7 +2,8 @@
 
 Who goes where is a hash of the user id and a salt: the same on every gateway and after every restart, and growing a
 share moves nobody back. The file is followed, so shares change without a restart. Requests without a user, and those
-that pin a bundle, stay; and when the other gateway does not answer, this one does.
+that pin a bundle, stay; and when the other gateway does not answer, this one does. Both share one store of live events,
+so it makes no difference where events are recorded and people forgotten.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from clozerec.v1 import recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from clozerec_core import metrics
 from clozerec_core.access import AUTHORIZATION_KEY
+from clozerec_core.errors import UsageError
 from clozerec_core.live_file import LiveFiles
 from clozerec_core.remote_stub import InnerAccess, RemoteStub
 from clozerec_core.request_context import current_request
@@ -98,10 +100,15 @@ def open_split(settings: GatewaySettings) -> Split | None:
     """The split that the settings name, if they name one.
 
     Raises:
-        UsageError: a file is missing or wrong.
+        UsageError: a file is missing or wrong, or the gateways share no store.
     """
     if settings.split_path is None:
         return None
+    if settings.redis_url is None:
+        raise UsageError(
+            "CLOZEREC_SPLIT_PATH needs CLOZEREC_REDIS_URL, the same on both sides: else the gateway that answers "
+            "a person knows neither the events that were recorded here nor who was forgotten"
+        )
     return Split(
         settings.split_path, InnerAccess(settings.inner_ca_path, settings.tls_cert_path, settings.tls_key_path)
     )

@@ -269,3 +269,8 @@ def test_a_canary_splits_off_users_to_a_stack_of_its_own() -> None:
     assert [name for name, splits in split.items() if splits] == ["gateway"]
     images = {pod["spec"]["initContainers"][0]["image"] for pod in by_name.values()}
     assert images == {"clozerec/bundle:1", "clozerec/bundle:canary"}
+    sharing = build("canary", "redis")
+    gateways = [pod for part, pod, _ in our_containers(sharing) if part == "gateway"]
+    urls = [variables_of(sharing, pod["spec"]["containers"][0])["CLOZEREC_REDIS_URL"] for pod in gateways]
+    assert len(urls) == 2
+    assert urls[0] == urls[1]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+from redis_server import RedisServer, redis_server
 
 from clozerec.v1 import recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
@@ -16,6 +17,7 @@ from clozerec_cli.serving import all_in_one
 from clozerec_cli.settings import AllSettings
 from clozerec_core import live_file, metrics
 from clozerec_core.bundle import Bundle
+from clozerec_core.errors import UsageError
 from clozerec_gateway.quality import QualityWatch
 from clozerec_gateway.split import SplitFile, is_drawn
 from integration.conftest import TIMEOUT_S
@@ -26,6 +28,12 @@ USERS = [f"user-{number}" for number in range(2000)]
 @pytest.fixture(autouse=True)
 def _look_at_files_on_every_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_file.LiveFiles.__init__, "__defaults__", (0.0,))
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as started:
+        yield started
 
 
 @asynccontextmanager
@@ -56,7 +64,7 @@ def test_a_share_draws_its_share_and_growing_it_moves_nobody_back() -> None:
 
 
 async def test_users_are_answered_by_their_side_and_shares_change_live(
-    toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path
+    toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path, redis: RedisServer
 ) -> None:
     path = tmp_path / "split.json"
     a, b = toy_bundle.bundle_id, toy_text_bundle.bundle_id
@@ -68,7 +76,7 @@ async def test_users_are_answered_by_their_side_and_shares_change_live(
         write(0.5)
         there = next(user_id for user_id in USERS if user_id in drawn(0.5))
         here = next(user_id for user_id in USERS if user_id not in drawn(0.5))
-        async with served(toy_bundle, split_path=path) as target:
+        async with served(toy_bundle, split_path=path, redis_url=redis.url) as target:
             assert await bundle_for(target, user_id=there) == b
             assert await bundle_for(target, user_id=here) == a
             assert await bundle_for(target) == a
@@ -81,11 +89,16 @@ async def test_users_are_answered_by_their_side_and_shares_change_live(
             assert await bundle_for(target, user_id=here) == b
 
 
-async def test_a_stream_is_split_by_request(toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path) -> None:
+async def test_a_stream_is_split_by_request(
+    toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path, redis: RedisServer
+) -> None:
     path = tmp_path / "split.json"
     async with served(toy_text_bundle) as other:
         path.write_text(json.dumps({"target": other, "share": 0.5}))
-        async with served(toy_bundle, split_path=path) as target, grpc.aio.insecure_channel(target) as channel:
+        async with (
+            served(toy_bundle, split_path=path, redis_url=redis.url) as target,
+            grpc.aio.insecure_channel(target) as channel,
+        ):
             requests = [
                 recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_SEQUENTIAL", session_items=["a"], user_id=user)
                 for user in USERS[:40]
@@ -96,14 +109,53 @@ async def test_a_stream_is_split_by_request(toy_bundle: Bundle, toy_text_bundle:
     assert sides == [(toy_text_bundle if user in there else toy_bundle).bundle_id for user in USERS[:40]]
 
 
-async def test_when_the_other_side_is_gone_this_one_answers(toy_bundle: Bundle, tmp_path: Path) -> None:
+async def test_when_the_other_side_is_gone_this_one_answers(
+    toy_bundle: Bundle, tmp_path: Path, redis: RedisServer
+) -> None:
     path = tmp_path / "split.json"
     path.write_text('{"target": "127.0.0.1:1", "share": 1}')
     before = metrics.REGISTRY.get_sample_value("clozerec_gateway_split_requests_total", {"outcome": "fell_back"}) or 0
-    async with served(toy_bundle, split_path=path) as target:
+    async with served(toy_bundle, split_path=path, redis_url=redis.url) as target:
         assert await bundle_for(target, user_id="u") == toy_bundle.bundle_id
     after = metrics.REGISTRY.get_sample_value("clozerec_gateway_split_requests_total", {"outcome": "fell_back"})
     assert after == before + 1
+
+
+async def test_what_is_recorded_and_who_is_forgotten_here_holds_on_the_other_side(
+    toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path, redis: RedisServer
+) -> None:
+    path = tmp_path / "split.json"
+    async with served(toy_text_bundle, redis_url=redis.url) as other:
+        path.write_text(json.dumps({"target": other, "share": 1}))
+        async with (
+            served(toy_bundle, split_path=path, redis_url=redis.url) as target,
+            grpc.aio.insecure_channel(target) as channel,
+        ):
+            stub = RecommenderServiceStub(channel)
+
+            async def fallback(user_id: str) -> int:
+                request = recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_USER_TO_ITEM", user_id=user_id)
+                answer = await stub.Recommend(request, timeout=TIMEOUT_S)
+                assert answer.bundle_id == toy_text_bundle.bundle_id
+                return answer.fallback
+
+            assert await fallback("newcomer") == recommender_pb2.FALLBACK_POPULARITY
+            event = recommender_pb2.RecordInteractionsRequest()
+            event.interactions.add(user_id="newcomer", item_id="a")
+            await stub.RecordInteractions(event, timeout=TIMEOUT_S)
+            for user_id in ("newcomer", "user-3"):
+                assert await fallback(user_id) == recommender_pb2.FALLBACK_NONE
+                farewell = recommender_pb2.DeleteUserRequest(user_id=user_id)
+                await stub.DeleteUser(farewell, timeout=TIMEOUT_S)
+                assert await fallback(user_id) == recommender_pb2.FALLBACK_POPULARITY
+
+
+async def test_a_split_without_a_shared_store_is_refused(toy_bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    path.write_text('{"target": "127.0.0.1:1", "share": 1}')
+    with pytest.raises(UsageError, match="CLOZEREC_SPLIT_PATH needs CLOZEREC_REDIS_URL"):
+        async with served(toy_bundle, split_path=path):
+            pass
 
 
 def counted(name: str, bundle_id: str, query_type: str = "sequential", fallback: str = "none") -> float:
@@ -180,13 +232,16 @@ async def test_a_hit_rate_is_what_was_taken_over_what_was_given(toy_bundle: Bund
 
 
 async def test_hits_of_the_other_sides_answers_may_be_reported_here(
-    toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path
+    toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path, redis: RedisServer
 ) -> None:
     path = tmp_path / "split.json"
     before = counted("_taken", toy_text_bundle.bundle_id), counted("_taken", toy_bundle.bundle_id)
     async with served(toy_text_bundle) as other:
         path.write_text(json.dumps({"target": other, "share": 1}))
-        async with served(toy_bundle, split_path=path) as target, grpc.aio.insecure_channel(target) as channel:
+        async with (
+            served(toy_bundle, split_path=path, redis_url=redis.url) as target,
+            grpc.aio.insecure_channel(target) as channel,
+        ):
             request = recommender_pb2.RecommendRequest(
                 query_type="QUERY_TYPE_SEQUENTIAL", session_items=["a"], user_id="u"
             )
