@@ -63,7 +63,7 @@ class Client:
         """Add or change 1 to 1,000 items; an outcome for each."""
         request = messages.items_to_wire(items, update_mask)
         response = self._call(self._stub.UpsertItems, request, self._write_timeout_s)
-        return [messages.outcome(each.item_id, each.status) for each in response.results]
+        return [messages.outcome(each.item_id, each.status, each.text_truncated) for each in response.results]
 
     def delete_items(self, item_ids: Sequence[str]) -> list[Outcome]:
         """Remove 1 to 1,000 items; an outcome for each."""
@@ -158,7 +158,7 @@ class AsyncClient:
         """See `Client.upsert_items`."""
         request = messages.items_to_wire(items, update_mask)
         response = await self._call(self._stub.UpsertItems, request, self._write_timeout_s)
-        return [messages.outcome(each.item_id, each.status) for each in response.results]
+        return [messages.outcome(each.item_id, each.status, each.text_truncated) for each in response.results]
 
     async def delete_items(self, item_ids: Sequence[str]) -> list[Outcome]:
         """See `Client.delete_items`."""

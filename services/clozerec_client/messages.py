@@ -50,6 +50,8 @@ class Outcome:
     code: int
     """A google.rpc.Code; 0 is OK."""
     message: str
+    text_truncated: bool = False
+    """An item whose text is read in part only."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,9 @@ def items_from_wire(message: recommender_pb2.GetItemsResponse) -> list[Item]:
     return [Item(item.item_id, item.display_name, json_format.MessageToDict(item.metadata)) for item in message.items]
 
 
-def outcome(of: str, status: status_pb2.Status) -> Outcome:
+def outcome(of: str, status: status_pb2.Status, text_truncated: bool = False) -> Outcome:
     """The outcome for an id."""
-    return Outcome(of, status.code, status.message)
+    return Outcome(of, status.code, status.message, text_truncated)
 
 
 def _word(name: str, prefix: str) -> str:

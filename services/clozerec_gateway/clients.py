@@ -115,6 +115,8 @@ class ItemChange:
     content: Sequence[float] = ()
     text_model: str = ""
     """Empty: the content is not spoken of, or the item has no text."""
+    text_truncated: bool = False
+    """The content is of the text's beginning."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class ItemOutcome:
     item_id: str
     code: grpc.StatusCode
     message: str = ""
+    text_truncated: bool = False
 
 
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

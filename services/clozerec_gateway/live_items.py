@@ -7,7 +7,7 @@ what a batch means: each item has an outcome of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -23,6 +23,7 @@ from clozerec_core.metadata import parse_metadata
 from clozerec_core.request_context import current_request
 from clozerec_gateway.clients import (
     ContentItem,
+    EncodedText,
     EncoderClient,
     ItemChange,
     ItemOutcome,
@@ -219,7 +220,10 @@ class LiveItems:
             notes = [Note.of(item, now_us()) for item in stored if item.known]
             await self._notes.write_notes(notes)
             self._kept.apply(notes)
-        return outcomes
+        return [
+            replace(outcome, text_truncated=change.text_truncated)
+            for outcome, change in zip(outcomes, changes, strict=True)
+        ]
 
     async def _with_content(self, items: Sequence[ItemInput], update_mask: Sequence[str] | None) -> list[ItemChange]:
         """The changes with the content vectors of their texts, each text embedded once."""
@@ -229,24 +233,26 @@ class LiveItems:
         if text is not None and update_mask is not None and set(update_mask) & set(text.columns):
             documents = await self._laid_over(items, update_mask)
             speaks_of_text = [True] * len(items)
-        texts = [
+        whole = [
             item.text or self._text_of(document) if speaks else ""
             for item, document, speaks in zip(items, documents, speaks_of_text, strict=True)
         ]
+        texts = [each.encode()[:MAX_ITEM_TEXT_BYTES].decode(errors="ignore") for each in whole]
         if text is None:
             return [ItemChange(item.item_id, _struct(item.metadata)) for item in items]
         distinct = [each for each in dict.fromkeys(texts) if each]
         encoded = await self._encoder.encode_texts(distinct, LONGEST_CALL_S) if distinct else []
-        contents = {each: vectors.content for each, vectors in zip(distinct, encoded, strict=True)}
+        vectors_of: dict[str, EncodedText] = dict(zip(distinct, encoded, strict=True))
         return [
             ItemChange(
                 item.item_id,
                 _struct(item.metadata),
                 text=own_text,
-                content=contents.get(own_text, ()),
+                content=vectors_of[own_text].content if own_text else (),
                 text_model=text.model if speaks else "",
+                text_truncated=bool(own_text) and (len(own_text) < len(said) or vectors_of[own_text].truncated),
             )
-            for item, own_text, speaks in zip(items, texts, speaks_of_text, strict=True)
+            for item, own_text, said, speaks in zip(items, texts, whole, speaks_of_text, strict=True)
         ]
 
     async def _laid_over(self, items: Sequence[ItemInput], update_mask: Sequence[str]) -> list[dict[str, Any]]:
@@ -264,8 +270,7 @@ class LiveItems:
         schema = self._manifest.schema_
         cells = parse_metadata(document, schema)
         shown = {name: cell_to_json(cell, schema[name]) for name, cell in cells.items()}
-        whole = item_text(shown, self._manifest.text.columns)
-        return whole.encode()[:MAX_ITEM_TEXT_BYTES].decode(errors="ignore")
+        return item_text(shown, self._manifest.text.columns)
 
     def _refusal(self, item: ItemInput, field: str) -> ClozerecError | None:
         faults = list(id_violations(f"{field}.item_id", item.item_id, is_required=True))

@@ -194,11 +194,13 @@ def outcomes_to_wire(
     request_id = current_request().request_id
     results = []
     for item_id, outcome in zip(item_ids, outcomes, strict=True):
+        truncated = False
         if isinstance(outcome, ItemOutcome):
+            truncated = outcome.text_truncated
             status = status_pb2.Status(code=outcome.code.value[0], message=outcome.message)
         else:
             status = to_status(outcome, request_id)
-        results.append(recommender_pb2.ItemResult(item_id=item_id, status=status))
+        results.append(recommender_pb2.ItemResult(item_id=item_id, status=status, text_truncated=truncated))
     return results
 
 

@@ -141,6 +141,28 @@ async def test_each_item_has_its_own_status(text_gateway: Gateway) -> None:
     assert "year" in detail["field_violations"][0]["description"]
 
 
+async def test_an_item_whose_text_is_not_read_to_its_end_is_told_so(text_gateway: Gateway) -> None:
+    items = [
+        {"item_id": "short", "text": "a brass bell"},
+        {"item_id": "long", "text": "a brass bell " * 400},
+        {"item_id": "made", "metadata": {"title": "a brass bell " * 1_000}},
+        {"item_id": "none", "metadata": {"year": 2026}},
+        {"item_id": "bad", "metadata": {"title": 1}},
+    ]
+    _, document, _ = await text_gateway.post("/v1/items:upsert", {"items": items})
+    told = {result["item_id"]: (result["status"]["code"], result["text_truncated"]) for result in document["results"]}
+    assert told == {
+        "short": (OK, False),
+        "long": (OK, True),
+        "made": (OK, True),
+        "none": (OK, False),
+        "bad": (INVALID, False),
+    }
+    masked = {"items": [{"item_id": "made", "metadata": {"title": "a lamp"}}], "update_mask": "title"}
+    _, document, _ = await text_gateway.post("/v1/items:upsert", masked)
+    assert document["results"][0]["text_truncated"] is False
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -196,12 +196,14 @@ class UpsertItemsRequest(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[ItemInput, _Mapping]]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
 
 class ItemResult(_message.Message):
-    __slots__ = ("item_id", "status")
+    __slots__ = ("item_id", "status", "text_truncated")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     status: _status_pb2.Status
-    def __init__(self, item_id: _Optional[str] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    text_truncated: bool
+    def __init__(self, item_id: _Optional[str] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., text_truncated: _Optional[bool] = ...) -> None: ...
 
 class UpsertItemsResponse(_message.Message):
     __slots__ = ("results",)
