@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import subprocess
@@ -11,15 +12,17 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import numpy as np
 import toy_world
 
 from clozerec.v1 import recommender_pb2, retriever_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from clozerec.v1.retriever_pb2_grpc import RetrieverServiceStub
-from clozerec_core.bundle import WEIGHTS, Bundle
+from clozerec_core.bundle import WEIGHTS, Bundle, FileEntry
 from faults.asking import DEADLINE_S, OWN_CHANNEL, Outcome
 from faults.limits import MEMORY_GROUP, limited_growth
 from faults.processes import ServiceProcess
@@ -189,45 +192,76 @@ async def memory_cap(stack: Stack) -> Tally:
 )
 async def kill_training(place: Place) -> Tally:
     payload = toy_world.write_toy_payload(place.scratch, **SHORT_TRAINING)
-    whole, took_s = await _trained_whole()
-    output = place.scratch / "bundles"
-    training = await _training(payload, output)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(took_s * (0.4 + 0.6 * chance.random())):
-            await training.wait()
-    was_killed = training.returncode is None
-    if was_killed:
-        training.kill()
-        await training.wait()
-    for left in output.glob("[!.]*") if output.exists() else ():
+    whole = await _trained_whole()
+    moment = chance.choice(KILLED_AFTER)
+    for attempt in range(KILL_TRIES):
+        output = place.scratch / f"bundles-{attempt}"
+        training = await _training(payload, output)
+        await _says(training, moment)
+        await asyncio.sleep(chance.random() * whole.took_s[moment])
+        was_killed = training.returncode is None
+        if was_killed:
+            training.kill()
+        await training.communicate()
+        if was_killed:
+            break
+    else:
+        raise AssertionError(f"{KILL_TRIES} trainings were done before their kill came")
+    for left in output.glob("[!.]*"):
         Bundle.open(left)
     training = await _training(payload, output)
-    assert await training.wait() == 0
+    await training.communicate()
+    assert training.returncode == 0
     (newest, *_) = sorted((path for path in output.glob("[!.]*") if not path.is_symlink()), reverse=True)
-    assert Bundle.open(newest).manifest.files[WEIGHTS] == whole, "other weights than without the kill"
-    return Tally({"killed": int(was_killed), "done before the kill": int(not was_killed), "other weights": 0})
+    assert Bundle.open(newest).manifest.files[WEIGHTS] == whole.weights, "other weights than without the kill"
+    return Tally({f"killed after {each}": int(each == moment) for each in KILLED_AFTER} | {"other weights": 0})
 
 
-_whole: tuple[object, float] | None = None
+KILL_TRIES = 3
+"""A machine that was busier when the whole training was measured is quicker now, and done before the kill."""
+
+KILLED_AFTER = ("steps_begin", "writing_bundle")
+"""What a training says last before its kill: it learns, and judges what it learned; or it writes the bundle."""
 
 
-async def _trained_whole() -> tuple[object, float]:
-    """Checksum of the weights that an undisturbed training ends with, and how long it takes; trained once."""
+@dataclass(frozen=True)
+class Whole:
+    """A training that was left alone."""
+
+    weights: FileEntry
+    took_s: dict[str, float]
+    """From what it says to the next of these moments, or to its end: so long a kill may wait."""
+
+
+_whole: Whole | None = None
+
+
+async def _trained_whole() -> Whole:
+    """Trained once."""
     global _whole
     if _whole is None:
         with tempfile.TemporaryDirectory() as scratch:
             payload = toy_world.write_toy_payload(Path(scratch), **SHORT_TRAINING)
-            began = time.monotonic()
             training = await _training(payload, Path(scratch) / "bundles")
-            assert await training.wait() == 0
-            bundle = Bundle.open(Path(scratch) / "bundles" / "current")
-            _whole = bundle.manifest.files[WEIGHTS], time.monotonic() - began
+            began = [await _says(training, moment) for moment in (*KILLED_AFTER, "bundle_published")]
+            await training.communicate()
+            took_s = dict(zip(KILLED_AFTER, np.diff(began).tolist(), strict=True))
+            _whole = Whole(Bundle.open(Path(scratch) / "bundles" / "current").manifest.files[WEIGHTS], took_s)
     return _whole
+
+
+async def _says(training: asyncio.subprocess.Process, event: str) -> float:
+    """Wait for a line of its log; when that came."""
+    assert training.stderr is not None
+    async for line in training.stderr:
+        if json.loads(line)["event"] == event:
+            return time.monotonic()
+    raise AssertionError(f"it ended, {await training.wait()}, and never said {event}")
 
 
 async def _training(payload: Path, output: Path) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "clozerec_cli", "train", str(payload), "--output", str(output)),
         stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
     )
