@@ -92,7 +92,7 @@ bench-load: setup  ## The soak, a fuzzer, the price of TLS and the like: make be
 
 audit: setup     ## Known vulnerabilities of the installed versions (asks the advisory database)
 	$(call tool,pip-audit)
-	$(TOOLS)/pip-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(TOOLS)/pip-audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 sbom: setup      ## build/sbom.json: what is installed, as CycloneDX
 	$(call tool,cyclonedx-bom)
