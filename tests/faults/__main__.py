@@ -51,25 +51,31 @@ def main() -> int:
     results = load() if given.write else Results()
     with tempfile.TemporaryDirectory(prefix="clozerec-faults-") as scratch:
         place = Place(GOLDEN / "v1" / "bundle", GOLDEN / "v2" / "bundle", Path(scratch))
-        if given.soak is not None:
-            print(asyncio.run(soak(place, given.soak)))
-        elif given.overhead:
-            print(asyncio.run(overhead(place)))
-        elif given.fuzz is not None:
+        if given.soak is not None or given.overhead:
+            measured = asyncio.run(overhead(place) if given.overhead else soak(place, given.soak))
+            print(measured)
+            if given.write:
+                results = load()  # a series may have added to them meanwhile
+                results.measured["overhead" if given.overhead else "soak"] = {
+                    "version": version(),
+                    "date": today(),
+                    "seen": str(measured),
+                }
+                results.save()
+            return int(bool(measured.faults))
+        if given.fuzz is not None:
             found = asyncio.run(fuzz(place, given.fuzz, seed=len(results.slices)))
             print(found)
             if given.write:
-                results = load()  # a series may have added to them meanwhile
+                results = load()
                 results.slices.append({"version": version(), "date": today(), **found.kept()})
                 results.save()
             return int(not found.held)
-        else:
-            names = given.rows or list(ROWS)
-            if given.anew:
-                results.forget(names)
-            ends = time.monotonic() + given.minutes * 60
-            return asyncio.run(Runner(place, results, ends, given.write).run(names, given.repeat))
-    return 0
+        names = given.rows or list(ROWS)
+        if given.anew:
+            results.forget(names)
+        ends = time.monotonic() + given.minutes * 60
+        return asyncio.run(Runner(place, results, ends, given.write).run(names, given.repeat))
 
 
 class Runner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import dataclass
 
 import aiohttp
 import grpc
@@ -23,10 +24,27 @@ NUM_PEOPLE, NUM_NEW_ITEMS = 200, 100
 WRITES, ITEMS, JSON = 0.06, 0.02, 0.04
 """Shares of the calls that are events, upserts, and queries over HTTP; the others are queries over gRPC."""
 
+LARGEST_GROWTH = 0.02
+"""Of memory and of descriptors, after the warm-up."""
+LARGEST_P99_RATIO = 1.2
+"""Of the last sixth of the time to the first."""
+
 ROUNDS = 1500
+LARGEST_P50_RATIO = 1.25
 
 
-async def soak(place: Place, minutes: float) -> str:
+@dataclass(frozen=True)
+class Measured:
+    """What was seen, and what of it is not as promised."""
+
+    seen: str
+    faults: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.seen + "".join(f"; **{fault}**" for fault in self.faults)
+
+
+async def soak(place: Place, minutes: float) -> Measured:
     """Mixed load at 70% of capacity: memory, descriptors and p99 stay as they are."""
     async with stack(PLAIN, place, CLOZEREC_MAX_LIVE_EVENTS=str(LIVE_EVENTS)) as running:
         per_s = SHARE_OF_CAPACITY * await running.asker.closed_loop(Outcome(), 5)
@@ -46,9 +64,17 @@ async def soak(place: Place, minutes: float) -> str:
     total = Outcome()
     for part in parts:
         total += part
-    return (
+    grown = [
+        f"{process.part} has {what} {growth:+.1%}"
+        for process, then, now in zip(running.processes, before, after, strict=True)
+        for what, growth in (("memory", now[0] / then[0] - 1), ("descriptors", now[1] / then[1] - 1))
+        if growth > LARGEST_GROWTH
+    ]
+    slower = [f"p99 {ratio:.2f} times"] if ratio > LARGEST_P99_RATIO else []
+    return Measured(
         f"{minutes:g} min of mixed load at {per_s:.0f}/s: {memory}; p99 of the last sixth {ratio:.2f} times the "
-        f"first ({parts[0].percentile_ms(99):.1f} to {parts[-1].percentile_ms(99):.1f} ms); {total}"
+        f"first ({parts[0].percentile_ms(99):.1f} to {parts[-1].percentile_ms(99):.1f} ms); {total}",
+        (*grown, *slower),
     )
 
 
@@ -111,7 +137,7 @@ class Mixed:
             self._outcome.codes["DEADLINE_EXCEEDED"] += 1
 
 
-async def overhead(place: Place) -> str:
+async def overhead(place: Place) -> Measured:
     """One caller through three processes: TLS on every hop, tokens, metrics and tracing on, against all of them off."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -129,4 +155,7 @@ async def overhead(place: Place) -> str:
     for outcome in outcomes:
         check(outcome, fallbacks=False)
     ratio = outcomes[1].percentile_ms(50) / outcomes[0].percentile_ms(50)
-    return f"all off: {outcomes[0]}; all on: {outcomes[1]}; p50 ratio {ratio:.2f} (promised: 1.25)"
+    return Measured(
+        f"p50 {ratio:.2f} times; all off: {outcomes[0]}; all on: {outcomes[1]}",
+        (f"p50 {ratio:.2f} times",) if ratio > LARGEST_P50_RATIO else (),
+    )

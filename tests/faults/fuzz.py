@@ -26,6 +26,8 @@ from faults.table import Place
 IN_FLIGHT = 16
 TIMEOUT_S = 10.0
 WARM_UP = 20_000
+LARGE_METADATA = (("x-large", "x" * 20_000),)
+"""More than gRPC takes."""
 LARGEST_GROWTH = 0.02
 INNER_TEXT = re.compile(r"Traceback|File \"|\.py\b|Exception|0x[0-9a-f]{6}|/usr/|/tmp/|site-packages")
 METHODS = ("Recommend", "GetItems", "GetServiceInfo", "RecordInteractions", "UpsertItems", "DeleteItems", "DeleteUser")
@@ -223,7 +225,7 @@ class Channels:
         raw = fuzzer.bytes() if fuzzer.chance(0.2) else fuzzer.message()
         method = self.channel.unary_unary(f"/clozerec.v1.RecommenderService/{fuzzer.choose(METHODS)}")
         try:
-            await method(raw, timeout=TIMEOUT_S)
+            await method(raw, timeout=TIMEOUT_S, metadata=LARGE_METADATA if fuzzer.chance(0.01) else ())
             sent.codes["OK"] += 1
         except grpc.aio.AioRpcError as error:
             sent.codes[error.code().name] += 1

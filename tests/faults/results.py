@@ -39,6 +39,8 @@ class Results:
     series: dict[str, list[Series]] = field(default_factory=dict)
     slices: list[dict[str, object]] = field(default_factory=list)
     """Of the fuzzer."""
+    measured: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The last soak, and the last comparison with all that is optional."""
 
     def held(self, name: str) -> int:
         """Repetitions of a row that held since the last that did not."""
@@ -63,10 +65,14 @@ class Results:
         document = {
             "series": {name: [asdict(each) for each in self.series[name]] for name in sorted(self.series)},
             "slices": self.slices,
+            "measured": self.measured,
         }
         KEPT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         text = _between(REPORT.read_text(encoding="utf-8"), "faults", self._table())
-        REPORT.write_text(_between(text, "fuzz", self._fuzz()), encoding="utf-8")
+        text = _between(text, "fuzz", self._fuzz())
+        for name in ("soak", "overhead"):
+            text = _between(text, name, self._measured(name))
+        REPORT.write_text(text, encoding="utf-8")
 
     def _table(self) -> str:
         lines = ["| fault, under load | expected | held | version | seen (last series) |", "|---|---|---|---|---|"]
@@ -79,6 +85,12 @@ class Results:
             versions = ", ".join(dict.fromkeys(each.version for each in all_series))
             lines.append(f"| {row.fault} | {row.expected} | {held} of {of} | {versions} | {all_series[-1].seen} |")
         return "\n".join(lines)
+
+    def _measured(self, name: str) -> str:
+        if name not in self.measured:
+            return "Not measured."
+        last = self.measured[name]
+        return f"Version {last['version']}: {last['seen']}."
 
     def _fuzz(self) -> str:
         total = sum(int(str(each["requests"])) for each in self.slices)
@@ -101,6 +113,7 @@ def load() -> Results:
     return Results(
         {name: [Series(**each) for each in all_series] for name, all_series in document["series"].items()},
         document["slices"],
+        document["measured"],
     )
 
 
