@@ -60,5 +60,5 @@ def torch_intent(network: SequenceNetwork, items_ND: np.ndarray, mask_position: 
     places = [start + place + (place >= mask_position) for place in range(len(items_ND))]
     vectors[0, places] = torch.from_numpy(np.ascontiguousarray(items_ND))
     with torch.inference_mode():
-        hidden = network(vectors, is_mask.bool(), is_pad.bool())
-        return network.answer(hidden[is_mask.bool()])[0].numpy()
+        states = network(vectors, is_mask.bool(), is_pad.bool())
+        return network.answer(states.at(is_mask.bool()))[0].numpy()

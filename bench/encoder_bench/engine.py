@@ -29,7 +29,7 @@ class Reference(torch.nn.Module):
         self.module = module
 
     def forward(self, vectors_BLD: torch.Tensor, is_mask_BL: torch.Tensor, is_pad_BL: torch.Tensor) -> torch.Tensor:
-        return self.module.answer(self.module(vectors_BLD, is_mask_BL, is_pad_BL)[:, -1])
+        return self.module.answer(self.module(vectors_BLD, is_mask_BL, is_pad_BL).at((slice(None), -1)))
 
 
 @torch.inference_mode()

@@ -28,7 +28,7 @@ from clozerec_core.catalogue import Catalogue, ColumnType
 from clozerec_core.errors import BadBundle, UsageError
 from clozerec_core.hybrid import Floats
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raise it when an older reader would misread a bundle; readers keep reading every older version.
 
 2: `encoder.onnx` reads the sum of item and position.

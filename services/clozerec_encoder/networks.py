@@ -48,13 +48,14 @@ def open_network(bundle: Bundle, input_ND: Floats, threads: int, device: Device)
         device: where it runs.
     """
     session = open_session(bundle.file(ENCODER), threads, device, repeats_shapes=True)
-    if bundle.manifest.format_version == 1:
+    version = bundle.manifest.format_version
+    if version == 1:
         return _FlaggedNetwork(session, input_ND)
-    return _EmbeddedNetwork(session, input_ND, bundle.weights())
+    return (_SummedNetwork if version == 2 else _TastingNetwork)(session, input_ND, bundle.weights())
 
 
-class _EmbeddedNetwork:
-    """Since format 2: the network reads item plus position, looked up here in tables that are scaled beforehand."""
+class _SummedNetwork:
+    """Format 2: the network reads item plus position, looked up here in tables that are scaled beforehand."""
 
     def __init__(self, session: Any, input_ND: Floats, weights: Mapping[str, Floats]) -> None:
         self._session = session
@@ -73,10 +74,63 @@ class _EmbeddedNetwork:
             hidden_LBD[place] = vector_D * self._scale
         # Positions count from the right: the newest item has the same one at every length.
         hidden_LBD += self._positions_T1D[len(self._positions_T1D) - length :]
-        asked_B = mask_at_B if batch == 1 else mask_at_B * batch + np.arange(batch)
         intents_BD: Floats
-        (intents_BD,) = self._session.run(["intent"], {"hidden": hidden_LBD, "asked": asked_B})
+        feeds = {"hidden": hidden_LBD, "asked": _flat(mask_at_B, batch)}
+        (intents_BD,) = self._session.run(["intent"], feeds)
         return intents_BD
+
+
+class _TastingNetwork:
+    """Since format 3: the network also reads the items apart from their positions, and what they count by distance."""
+
+    def __init__(self, session: Any, input_ND: Floats, weights: Mapping[str, Floats]) -> None:
+        self._session = session
+        self._scale = weights["network.input_scale"]
+        self._special = SpecialRows(len(input_ND))
+        self._table_RD = np.zeros((self._special.num_rows, input_ND.shape[1]), np.float32)
+        np.multiply(input_ND, self._scale, out=self._table_RD[: len(input_ND)])
+        self._mask_D, self._pad_D = weights["network.mask_vector"], weights["network.pad_vector"]
+        self._positions_T1D = weights["network.positions"][:, None, :]
+        # By distance from the mask, which itself has no part in the taste: any number will do for it.
+        self._recency_T1 = np.concatenate((weights["network.log_recency"][:1], weights["network.log_recency"]))
+        self._recency_before_T1 = self._recency_T1[::-1].copy()
+
+    def intents(self, rows_LB: Rows, mask_at_B: Rows, vectors: Vectors) -> Floats:
+        length, batch = rows_LB.shape
+        items_LBD = self._table_RD.take(rows_LB, axis=0)
+        for place, vector_D in vectors.items():
+            items_LBD[place] = vector_D * self._scale
+        # Positions count from the right: the newest item has the same one at every length.
+        hidden_LBD = items_LBD + self._positions_T1D[len(self._positions_T1D) - length :]
+        if batch == 1:
+            hidden_LBD[mask_at_B[0], 0] += self._mask_D
+        else:
+            hidden_LBD[mask_at_B, np.arange(batch)] += self._mask_D
+        if rows_LB[0, 0] == self._special.pad:  # all are of one length
+            hidden_LBD[rows_LB == self._special.pad] += self._pad_D
+        feeds = {
+            "hidden": hidden_LBD,
+            "items": items_LBD,
+            "recency": self._recency(length, mask_at_B),
+            "asked": _flat(mask_at_B, batch),
+        }
+        intents_BD: Floats
+        (intents_BD,) = self._session.run(["intent"], feeds)
+        return intents_BD
+
+    def _recency(self, length: int, mask_at_B: Rows) -> Floats:
+        """`[B, 1, L]`."""
+        recency_B1L: Floats
+        if len(mask_at_B) == 1 and mask_at_B[0] == length - 1:
+            recency_B1L = self._recency_before_T1[None, None, len(self._recency_before_T1) - length :]
+        else:
+            recency_B1L = self._recency_T1[np.abs(mask_at_B[:, None] - np.arange(length))][:, None]
+        return recency_B1L
+
+
+def _flat(mask_at_B: Rows, batch: int) -> Rows:
+    """Each sequence's mask in `[L * B]`."""
+    return mask_at_B if batch == 1 else mask_at_B * batch + np.arange(batch)
 
 
 class _FlaggedNetwork:

@@ -27,7 +27,7 @@ from clozerec_trainer.model import SequenceNetwork
 
 Doubles = NDArray[np.float64]
 
-HIDDEN, ASKED, INTENT = "hidden", "asked", "intent"
+HIDDEN, ITEMS, RECENCY, ASKED, INTENT = "hidden", "items", "recency", "asked", "intent"
 
 _OPSET = 20
 """The first with Gelu."""
@@ -83,8 +83,12 @@ class _Graph:
 
 
 def write_encoder(network: SequenceNetwork, path: Path) -> None:
-    """Write `encoder.onnx`: `intent` [B, D] of `hidden` [L, B, D], the sum of what stands at a position and the
-    position's own vector, and `asked` [B], where in the flattened `[L * B, D]` each sequence has its mask.
+    """Write `encoder.onnx`: `intent` [B, D] of
+
+    - `hidden` [L, B, D], the sum of what stands at a position and the position's own vector;
+    - `items` [L, B, D], what stands at a position where it is an item, else zero;
+    - `recency` [B, 1, L], the logarithm of what an item counts in the taste by its distance from the mask;
+    - `asked` [B], where in the flattened `[L * B, D]` each sequence has its mask.
     """
     weights = {name: tensor.detach().cpu().double().numpy() for name, tensor in network.state_dict().items()}
     num_heads, dim = network.spec.heads, network.spec.dim
@@ -93,7 +97,9 @@ def write_encoder(network: SequenceNetwork, path: Path) -> None:
     for number in range(network.spec.depth - 1):
         hidden = _block(graph, f"blocks.{number}", hidden, num_heads, dim)
     hidden = _last_block(graph, f"blocks.{network.spec.depth - 1}", hidden, num_heads, dim)
-    answer = graph.feed_forward(graph.norm(hidden, "final_norm"), "head")
+    normed = graph.norm(hidden, "final_norm")
+    taste_IO = weights["taste.weight"].T * np.sign(weights["input_scale"])
+    answer = graph.op("Gemm", _taste(graph, normed, dim), graph.floats(taste_IO), graph.feed_forward(normed, "head"))
     graph.nodes.append(helper.make_node("LpNormalization", [answer], [INTENT], axis=-1, p=2))
     _save(graph, dim, path)
 
@@ -142,6 +148,16 @@ def _last_block(graph: _Graph, name: str, hidden: str, num_heads: int, dim: int)
     return graph.op("Add", hidden, fed)
 
 
+def _taste(graph: _Graph, normed: str, dim: int) -> str:
+    """The mean of the items read, `[B, D]`, weighted by what the normalised hidden states `[B, D]` ask of them."""
+    query_IO = graph.weights["taste_query.weight"].T / graph.weights["input_scale"]  # which `items` are multiplied by
+    query_B1D = graph.op("Reshape", graph.op("MatMul", normed, graph.floats(query_IO)), graph.ints(-1, 1, dim))
+    scores_B1L = graph.op("Add", graph.fused_matmul(query_B1D, ITEMS, transB=1, transBatchB=1), RECENCY)
+    mean_B1D = graph.fused_matmul(graph.op("Softmax", scores_B1L, axis=-1), ITEMS, transBatchB=1)
+    mean = graph.op("Reshape", mean_B1D, graph.ints(-1, dim))
+    return graph.op("LpNormalization", mean, axis=-1, p=2)
+
+
 def _one_query_attention(
     weights: dict[str, Doubles], name: str, num_heads: int
 ) -> tuple[Doubles, Doubles, Doubles, Doubles]:
@@ -162,10 +178,15 @@ def _one_query_attention(
 
 
 def _save(graph: _Graph, dim: int, path: Path) -> None:
-    hidden = helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, ["L", "B", dim])
-    asked = helper.make_tensor_value_info(ASKED, TensorProto.INT64, ["B"])
-    intent = helper.make_tensor_value_info(INTENT, TensorProto.FLOAT, ["B", dim])
-    made = helper.make_graph(graph.nodes, "sequence_network", [hidden, asked], [intent], graph.constants)
+    floats, ints = TensorProto.FLOAT, TensorProto.INT64
+    inputs = [
+        helper.make_tensor_value_info(HIDDEN, floats, ["L", "B", dim]),
+        helper.make_tensor_value_info(ITEMS, floats, ["L", "B", dim]),
+        helper.make_tensor_value_info(RECENCY, floats, ["B", 1, "L"]),
+        helper.make_tensor_value_info(ASKED, ints, ["B"]),
+    ]
+    intent = helper.make_tensor_value_info(INTENT, floats, ["B", dim])
+    made = helper.make_graph(graph.nodes, "sequence_network", inputs, [intent], graph.constants)
     domains = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_CONTRIB, 1)]
     model = helper.make_model(made, opset_imports=domains, ir_version=_IR_VERSION, producer_name="clozerec")
     onnx.checker.check_model(model, full_check=True)

@@ -1,8 +1,10 @@
 """Hybrid BERT4Rec: a bidirectional transformer over item vectors that are text and behaviour at once.
 
-Sun et al. 2019 (arXiv:1904.06690), with three departures. An item's vector is normalise(project(content) + behaviour),
+Sun et al. 2019 (arXiv:1904.06690), with four departures. An item's vector is normalise(project(content) + behaviour),
 so that an unseen item has one too. Logits are cosine / temperature without bias, so that what is trained is what a
-vector index searches. Blocks normalise first (Xiong et al. 2020, arXiv:2002.04745), which trains without tuning.
+vector index searches. Blocks normalise first (Xiong et al. 2020, arXiv:2002.04745), which trains without tuning. The
+intent is the transformer's answer plus a taste, a weighted mean of the item vectors that were read: what is like the
+history is near it from the first step on, whether or not it was ever trained on (docs/adr/0014).
 
 Shapes: B batch, L positions read (at most T, the network's), D dim, N items, M items asked for, K whitened
 content dims, H heads.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +25,9 @@ from clozerec_trainer.item_features import Content
 from clozerec_trainer.payload import LEAST_TEMPERATURE, Payload
 
 _FIRST_TEMPERATURE = 0.1
+
+_FIRST_DECAY = 0.05
+"""How much less an item counts in the taste for each position farther away, as a share, before training."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,21 @@ class Block(nn.Module):
         return out_BLD
 
 
+class States(NamedTuple):
+    """What a network makes of positions: `[B, L, D]`, or `[M, D]` of those that are asked."""
+
+    hidden: Tensor
+    """The transformer's, normalised."""
+    taste: Tensor
+    """Weighted mean of the item vectors read, L2-normalised; zero where nothing is."""
+
+    def at(self, where: Any) -> States:
+        """Some positions, as indices or a mask."""
+        return States(self.hidden[where], self.taste[where])
+
+
 class SequenceNetwork(nn.Module):
-    """The transformer: vectors of a sequence's items in, hidden states out. Knows no catalogue."""
+    """The transformer: vectors of a sequence's items in, states out. Knows no catalogue."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -157,6 +176,11 @@ class SequenceNetwork(nn.Module):
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
         self.final_norm = nn.LayerNorm(spec.dim)
         self.head = nn.Sequential(nn.Linear(spec.dim, spec.dim), nn.GELU(), nn.Linear(spec.dim, spec.dim))
+        self.log_recency = nn.Parameter(-_FIRST_DECAY * torch.arange(spec.num_positions))
+        self.taste_query = nn.Linear(spec.dim, spec.dim, bias=False)
+        self.taste = nn.Linear(spec.dim, spec.dim, bias=False)
+        nn.init.zeros_(self.taste_query.weight)
+        nn.init.eye_(self.taste.weight)
 
     def forward(
         self,
@@ -165,8 +189,8 @@ class SequenceNetwork(nn.Module):
         is_pad_BL: Tensor,
         causal: bool = False,
         padded: bool = True,
-    ) -> Tensor:
-        """Hidden states `[B, L, D]`.
+    ) -> States:
+        """States of every position.
 
         Args:
             token_vectors_BLD: unit vectors of items, right-aligned; zeros at mask and padding.
@@ -186,13 +210,29 @@ class SequenceNetwork(nn.Module):
         may_read = self._may_read(is_pad_BL, causal) if padded and self.spec.use_attention_mask else None
         for block in self.blocks:
             hidden_BLD = block(hidden_BLD, may_read, causal and may_read is None)
-        hidden: Tensor = hidden_BLD
-        return hidden
+        hidden_BLD = self.final_norm(hidden_BLD)
+        return States(hidden_BLD, self._tastes(hidden_BLD, token_vectors_BLD, is_mask_BL, causal))
 
-    def answer(self, hidden_MD: Tensor) -> Tensor:
-        """Hidden states of the positions that are asked, as L2-normalised intents `[M, D]`."""
-        answers_MD: Tensor = self.head(self.final_norm(hidden_MD))
+    def answer(self, states: States) -> Tensor:
+        """L2-normalised intents `[M, D]` of the positions that are asked."""
+        answers_MD: Tensor = self.head(states.hidden) + self.taste(states.taste)
         return F.normalize(answers_MD, dim=-1)
+
+    def _tastes(self, hidden_BLD: Tensor, token_vectors_BLD: Tensor, is_mask_BL: Tensor, causal: bool) -> Tensor:
+        """Attention over the item vectors themselves, by what the transformer asks and by distance from the item asked
+        for: the one hidden at a mask, the next one at an item that is read causally.
+
+        Masks and padding have no vector, so they shorten the mean, and leave its direction as it is.
+        """
+        length = token_vectors_BLD.shape[1]
+        places_L = torch.arange(length, device=token_vectors_BLD.device)
+        apart_LL = (places_L[:, None] - places_L).abs()
+        recency = self.log_recency[(apart_LL - 1).clamp(min=0)]
+        if causal:
+            recency = torch.where(is_mask_BL.unsqueeze(-1), recency, self.log_recency[apart_LL])
+            recency = recency.masked_fill(places_L[:, None] < places_L, -torch.inf)
+        scores_BLL = self.taste_query(hidden_BLD) @ token_vectors_BLD.transpose(1, 2) + recency
+        return F.normalize(scores_BLL.softmax(dim=-1) @ token_vectors_BLD, dim=-1, eps=TINY_NORM)
 
     def _may_read(self, is_pad_BL: Tensor, causal: bool) -> Tensor:
         """Which position reads which: `[B, 1, 1, L]`, or `[B, 1, L, L]` when causal; padding reads itself there."""
@@ -237,8 +277,8 @@ class HybridBert4Rec(nn.Module):
 
     def encode(
         self, rows_BL: Tensor, vectors_MD: Tensor, index_BL: Tensor, causal: bool = False, padded: bool = True
-    ) -> Tensor:
-        """Hidden states `[B, L, D]` of rows.
+    ) -> States:
+        """States of every position of rows.
 
         Args:
             rows_BL: catalogue rows, padding and masks.
@@ -250,8 +290,8 @@ class HybridBert4Rec(nn.Module):
         is_item_BL = rows_BL < self.num_items
         vectors_BLD = F.embedding(index_BL, vectors_MD) * is_item_BL.unsqueeze(-1)
         is_pad_BL = rows_BL == self.num_items
-        hidden_BLD: Tensor = self.network(vectors_BLD, rows_BL == self.num_items + 1, is_pad_BL, causal, padded)
-        return hidden_BLD
+        states: States = self.network(vectors_BLD, rows_BL == self.num_items + 1, is_pad_BL, causal, padded)
+        return states
 
     @torch.no_grad()
     def catalogue_vectors(self) -> tuple[Tensor, Tensor]:
@@ -264,7 +304,7 @@ class HybridBert4Rec(nn.Module):
     def intents(self, rows_BT: Tensor, input_ND: Tensor) -> Tensor:
         """Intent vectors `[B, D]` of sequences that end with the mask."""
         index_BT = rows_BT.clamp(max=self.num_items - 1)
-        intents_BD: Tensor = self.network.answer(self.encode(rows_BT, input_ND, index_BT)[:, -1])
+        intents_BD: Tensor = self.network.answer(self.encode(rows_BT, input_ND, index_BT).at((slice(None), -1)))
         return intents_BD
 
     @torch.no_grad()
@@ -280,6 +320,8 @@ class HybridBert4Rec(nn.Module):
         """The inverse of `to_weights`."""
         tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
         state = {"log_temperature": tensors.pop("network.log_temperature")}
+        if "network.taste.weight" not in tensors:  # of a bundle before format 3: its intents have no taste
+            state |= {f"network.{name}": torch.zeros_like(each) for name, each in self.network.state_dict().items()}
         state |= {name: tensor for name, tensor in tensors.items() if name.startswith("network.")}
         for side in ("input", "output"):
             state |= {

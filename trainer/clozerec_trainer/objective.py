@@ -43,10 +43,10 @@ class Objective:
         output_AD = input_AD if self.model.tied else self.model.items_output(at_hand_A, kept_A1.float())
 
         index_BL = torch.searchsorted(at_hand_A, batch.rows_BL).clamp(max=len(at_hand_A) - 1)
-        hidden_BLD = self.model.encode(batch.rows_BL, input_AD, index_BL, batch.causal, batch.padded)
+        states = self.model.encode(batch.rows_BL, input_AD, index_BL, batch.causal, batch.padded)
         # Dividing the intents here instead of the many logits saves a quarter of a step; and dividing after masking
         # would give the learned temperature a gradient of infinity times zero.
-        intents_MD = self.model.network.answer(hidden_BLD[batch.asked_BL]) / self.model.temperature
+        intents_MD = self.model.network.answer(states.at(batch.asked_BL)) / self.model.temperature
         target_M = torch.searchsorted(at_hand_A, batch.targets_M)
         if negatives_J is None:
             return full_cross_entropy(intents_MD, output_AD, target_M, batch.weights_M)

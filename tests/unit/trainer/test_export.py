@@ -42,11 +42,19 @@ def test_the_onnx_encoder_equals_torch_at_every_length_and_mask_position(depth: 
         is_mask = torch.eye(length, dtype=torch.bool)  # one sequence for each place of the mask
         vectors = torch.randn(length, length, 12) * ~is_mask.unsqueeze(-1)
         with torch.no_grad():
-            expected = network.answer(network(vectors, is_mask, torch.zeros_like(is_mask))[is_mask]).numpy()
-            hidden = vectors * network.input_scale + is_mask.unsqueeze(-1) * network.mask_vector
-            hidden += network.positions[7 - length :]
-        asked = np.arange(length) * length + np.arange(length)
-        (intent,) = session.run(["intent"], {"hidden": hidden.transpose(0, 1).numpy(), "asked": asked})
+            states = network(vectors, is_mask, torch.zeros_like(is_mask)).at(is_mask)
+            expected = network.answer(states).numpy()
+            items = vectors * network.input_scale
+            hidden = items + is_mask.unsqueeze(-1) * network.mask_vector + network.positions[7 - length :]
+        places = np.arange(length)
+        recency = network.log_recency.detach().numpy()[np.maximum(abs(places[:, None] - places) - 1, 0)]
+        feeds = {
+            "hidden": hidden.transpose(0, 1).numpy(),
+            "items": items.transpose(0, 1).numpy(),
+            "recency": recency[:, None],
+            "asked": places * length + places,
+        }
+        (intent,) = session.run(["intent"], feeds)
         assert np.abs(intent - expected).max() < TOLERANCE
         assert np.allclose(np.linalg.norm(intent, axis=1), 1, atol=1e-5)
 

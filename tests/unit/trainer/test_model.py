@@ -104,7 +104,7 @@ def test_the_intent_reads_what_comes_after_the_mask_too() -> None:
 
     def at_second(rows: list[int]) -> Tensor:
         rows_BL = torch.tensor([rows])
-        return model.encode(rows_BL, vectors, rows_BL.clamp(max=NUM_ITEMS - 1))[0, 1]
+        return model.encode(rows_BL, vectors, rows_BL.clamp(max=NUM_ITEMS - 1)).hidden[0, 1]
 
     assert not torch.allclose(at_second([1, MASK, 4]), at_second([1, MASK, 5]), atol=1e-4)
 
@@ -113,14 +113,48 @@ def test_causal_reading_sees_the_past_only() -> None:
     model = make()
     vectors = model.catalogue_vectors()[0]
 
-    def hidden(rows: list[int]) -> Tensor:
+    def read(rows: list[int]) -> Tensor:
         rows_BL = torch.tensor([rows])
-        return model.encode(rows_BL, vectors, rows_BL.clamp(max=NUM_ITEMS - 1), causal=True)[0]
+        states = model.encode(rows_BL, vectors, rows_BL.clamp(max=NUM_ITEMS - 1), causal=True)
+        return torch.cat(states, dim=2)[0]
 
-    one, other = hidden([PAD, 1, 2, 4, MASK]), hidden([PAD, 1, 2, 5, MASK])
+    one, other = read([PAD, 1, 2, 4, MASK]), read([PAD, 1, 2, 5, MASK])
     assert torch.allclose(one[:3], other[:3], atol=1e-6)
     assert not torch.allclose(one[3:], other[3:], atol=1e-4)
     assert torch.isfinite(one).all()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_taste_is_the_mean_of_what_is_read_by_distance_and_by_what_is_asked(causal: bool) -> None:
+    model = make()
+    vectors_ND = model.catalogue_vectors()[0]
+    with torch.no_grad():
+        model.network.log_recency.copy_(torch.randn(POSITIONS))
+        model.network.taste_query.weight.copy_(torch.randn(DIM, DIM))
+    recency = model.network.log_recency.tolist()
+    rows = [PAD, 1, 2, MASK, 5, MASK]
+    rows_BL = torch.tensor([rows])
+    hidden_LD, taste_LD = (
+        each[0] for each in model.encode(rows_BL, vectors_ND, rows_BL.clamp(max=NUM_ITEMS - 1), causal)
+    )
+    for place, row in enumerate(rows):
+        asked_for = place + 1 if causal and row != MASK else place
+        asks_D = model.network.taste_query(hidden_LD[place])
+        read = [
+            (asks_D @ vectors_ND[item] + recency[abs(asked_for - other) - 1]).exp() * vectors_ND[item]
+            for other, item in enumerate(rows)
+            if item < NUM_ITEMS and (other <= place if causal else other != place)
+        ]
+        expected = torch.stack(read).sum(dim=0) if read else torch.zeros(DIM)
+        if causal or row == MASK:  # what is read at an item is asked for nothing otherwise
+            torch.testing.assert_close(taste_LD[place], torch.nn.functional.normalize(expected, dim=0, eps=1e-6))
+
+
+def test_before_training_the_intent_leans_towards_what_was_read() -> None:
+    model = make()
+    vectors_ND = model.catalogue_vectors()[1]
+    scores_N = intents(model, [1, 1, 1, MASK])[0] @ vectors_ND.T
+    assert scores_N.argmax() == 1
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -131,7 +165,7 @@ def test_not_looking_for_padding_changes_nothing_where_there_is_none(causal: boo
     looked_for, taken_as_read = (
         model.encode(rows_BL, vectors, rows_BL.clamp(max=NUM_ITEMS - 1), causal, padded) for padded in (True, False)
     )
-    torch.testing.assert_close(looked_for, taken_as_read)
+    torch.testing.assert_close(tuple(looked_for), tuple(taken_as_read))
 
 
 @pytest.mark.parametrize("task", ["cloze", "causal"])
@@ -161,8 +195,8 @@ def test_the_full_softmax_is_the_cross_entropy_over_items_with_training_events()
     loss = Objective(model, trained_rows(), 0, 0.0).loss(batch(), torch.Generator())
     input_ND, output_ND = model.catalogue_vectors()
     asked = batch()
-    hidden = model.encode(asked.rows_BL, input_ND, asked.rows_BL.clamp(max=NUM_ITEMS - 1), causal=True)
-    logits = model.network.answer(hidden[asked.asked_BL]) @ output_ND.T / 0.5
+    states = model.encode(asked.rows_BL, input_ND, asked.rows_BL.clamp(max=NUM_ITEMS - 1), causal=True)
+    logits = model.network.answer(states.at(asked.asked_BL)) @ output_ND.T / 0.5
     logits[:, [3, 7]] = -torch.inf
     assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits, asked.targets_M), atol=1e-5)
 

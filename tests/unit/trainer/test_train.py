@@ -32,9 +32,17 @@ def next_items(bundle: Bundle, session: list[str]) -> list[str]:
     rows = bundle.catalogue.rows_of(session)
     vectors = ItemSpace.from_weights(bundle.weights(), "input").catalogue_vectors(np.array(bundle.content))
     weights = bundle.weights()
-    tokens = [*(vectors[rows] * weights["network.input_scale"]), weights["network.mask_vector"]]
-    hidden = np.stack(tokens) + weights["network.positions"][-len(tokens) :]
-    feeds = {"hidden": hidden[:, None].astype(np.float32), "asked": np.array([len(rows)])}
+    nothing = np.zeros_like(vectors[:1])
+    items = np.concatenate([vectors[rows] * weights["network.input_scale"], nothing])
+    hidden = items + weights["network.positions"][-len(items) :]
+    hidden[-1] += weights["network.mask_vector"]
+    recency = weights["network.log_recency"][[*range(len(rows) - 1, -1, -1), 0]]
+    feeds = {
+        "hidden": hidden[:, None].astype(np.float32),
+        "items": items[:, None].astype(np.float32),
+        "recency": recency[None, None],
+        "asked": np.array([len(rows)]),
+    }
     (intent,) = onnxruntime.InferenceSession(bundle.file("encoder.onnx")).run(["intent"], feeds)
     order = np.argsort(-(bundle.vectors @ intent[0]), kind="stable")
     return [bundle.catalogue.item_ids[row] for row in order if row not in rows]
