@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -19,7 +19,6 @@ from google.protobuf.message import Message
 from clozerec_core import metrics
 from clozerec_core.errors import Overloaded
 from clozerec_core.rpc_errors import status_trailers, to_status
-from clozerec_core.rpc_interceptor import OUR_METHODS
 from clozerec_core.telemetry import CALLS_SHED, get_logger
 
 FEW = 8
@@ -99,57 +98,39 @@ class Admission:
             log.warning(CALLS_SHED, calls=self._num_shed, in_flight=self.in_flight)
             self._num_shed, self._log_after = 0, now + LOG_EVERY_S
 
+    async def refuse(self, context: Any) -> Message:
+        """End a call."""
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self.message, trailing_metadata=self.trailers)
+        raise AssertionError("abort raises")
 
-class AdmissionInterceptor(grpc.aio.ServerInterceptor):
-    """Outside of all others. Health and reflection always pass: a busy server must not look dead."""
+    def refusal(self) -> Any:
+        """A handler that refuses: a streaming one, which may end a call of any kind without reading its message."""
 
-    def __init__(self, admission: Admission, default_timeout_s: float) -> None:
-        self._admission = admission
-        self._default_timeout_s = default_timeout_s
-        self._wrapped: dict[str, Any] = {}
-        # As a streaming handler, which may end a call of any kind without reading its message.
-        self._refusal: Any = grpc.stream_stream_rpc_method_handler(self._refuse)
+        async def call(_: object, context: Any) -> None:
+            self.refused("full")
+            await self.refuse(context)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is not None:
-            return self._refusal if self._admission.is_full else wrapped
-        handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(OUR_METHODS):
-            return handler
-        if handler.unary_unary is not None:
-            handler = grpc.unary_unary_rpc_method_handler(
-                self._counted(handler.unary_unary),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        # A stream has its own limit of requests at once, so it is refused or not when it opens, and not counted.
-        self._wrapped[method] = handler
+        return grpc.stream_stream_rpc_method_handler(call)
+
+
+def admitted(handler: Any, admission: Admission, default_timeout_s: float) -> Any:
+    """The handler of a unary method, for the calls that are let in; outside of everything else.
+
+    A stream has its own limit of requests at once, so it is refused or not when it opens, and not counted.
+    """
+    inner: Callable[[Any, Any], Awaitable[Message]] | None = handler.unary_unary
+    if inner is None:
         return handler
 
-    async def _refuse(self, _: object, context: Any) -> None:
-        self._admission.refused("full")
-        await self._abort(context)
+    async def call(request: Any, context: Any) -> Message:
+        remaining_s = context.time_remaining()
+        if not admission.enter(default_timeout_s if remaining_s is None else remaining_s):
+            return await admission.refuse(context)
+        try:
+            return await inner(request, context)
+        finally:
+            admission.leave()
 
-    def _counted(self, inner: Callable[[Any, Any], Awaitable[Message]]) -> Callable[[Any, Any], Awaitable[Message]]:
-        admission = self._admission
-
-        async def call(request: Any, context: Any) -> Message:
-            remaining_s = context.time_remaining()
-            if not admission.enter(self._default_timeout_s if remaining_s is None else remaining_s):
-                return cast(Message, await self._abort(context))
-            try:
-                return await inner(request, context)
-            finally:
-                admission.leave()
-
-        return call
-
-    async def _abort(self, context: Any) -> None:
-        admission = self._admission
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, admission.message, trailing_metadata=admission.trailers)
+    return grpc.unary_unary_rpc_method_handler(
+        call, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+    )

@@ -7,18 +7,17 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from pydantic import Field, model_validator
 
 from clozerec_core.access import Gate
-from clozerec_core.admission import Admission, AdmissionInterceptor
+from clozerec_core.admission import Admission
 from clozerec_core.errors import UsageError
-from clozerec_core.rpc_interceptor import ErrorInterceptor
-from clozerec_core.rpc_metrics import MetricsInterceptor
+from clozerec_core.rpc_methods import Methods
 from clozerec_core.settings import Settings
 from clozerec_core.telemetry import DRAINING, OPEN_TO_EVERYBODY, SERVING, LogFormat, LogLevel, get_logger
 from clozerec_core.tls import TlsPaths, server_credentials
@@ -136,22 +135,20 @@ class GrpcServer:
             ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
         )
-        # Outermost first.
-        interceptors = (
-            *((AdmissionInterceptor(admission, settings.default_timeout_s),) if admission is not None else ()),
-            *((MetricsInterceptor(),) if settings.metrics else ()),
-            ErrorInterceptor(settings.default_timeout_s, gate),
-        )
-        self._server = grpc.aio.server(interceptors=interceptors, options=options)
-        self._health_server = grpc.aio.server(options=options[:1]) if settings.health_port is not None else None
+        methods = Methods(settings.default_timeout_s, gate, admission, settings.metrics)
+        self._server = grpc.aio.server(handlers=(methods,), options=options)
+        hosts = cast(grpc.aio.Server, methods)
         for service in services:
-            service.register(self._server)
-        for server in (self._server, self._health_server):
-            if server is not None:
-                health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            service.register(hosts)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, hosts)
+        self._health_server = grpc.aio.server(options=options[:1]) if settings.health_port is not None else None
+        if self._health_server is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+        names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflected = reflection.aio.ReflectionServicer(names)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, hosts)  # type: ignore[no-untyped-call]
         if gate.is_open and settings.host not in _LOOPBACK:
             log.warning(OPEN_TO_EVERYBODY, services=self._names, host=settings.host)
-        reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def start(self) -> int:
         """Listen, not ready yet; returns the port.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
+from clozerec_core.begun import Begun
 from clozerec_core.request_context import current_request
 from clozerec_core.rpc import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 
@@ -66,38 +66,14 @@ class LocalStub:
         inner = getattr(self._servicer, method)
 
         async def call(request: Message, *, timeout: float | None = None, metadata: object = None) -> Any:  # noqa: ASYNC109
-            work = inner(request, _LOCAL)
-            try:
-                waits_for = work.send(None)
-            except StopIteration as done:  # as most calls: nothing was waited for, so no timer is needed
-                return done.value
+            begun = Begun(inner(request, _LOCAL))
+            if begun.is_done:
+                return begun.result
             async with asyncio.timeout(timeout):
-                return await _Rest(work, waits_for)
+                return await begun
 
         setattr(self, method, call)
         return call
-
-
-class _Rest:
-    """A coroutine that was begun by hand, up to what it first waited for."""
-
-    def __init__(self, work: Coroutine[Any, Any, Any], waits_for: Any) -> None:
-        self._work = work
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        waits_for = self._waits_for
-        while True:
-            try:
-                sent = yield waits_for
-            except BaseException as error:  # noqa: BLE001  # the coroutine's to handle
-                step = partial(self._work.throw, error)
-            else:
-                step = partial(self._work.send, sent)
-            try:
-                waits_for = step()
-            except StopIteration as done:
-                return done.value
 
 
 class _LocalContext:

@@ -26,28 +26,31 @@ for _code in grpc.StatusCode:
 """`context.code()` is what the handler set, an enum or a number, and None where it set nothing."""
 
 
-class MetricsInterceptor(grpc.aio.ServerInterceptor):
-    """Outside of error mapping: it sees the code that the caller sees."""
+def counted(handler: Any, method: str) -> Any:
+    """The method's handler, counted from outside: it sees the code that the caller sees."""
+    for kind, grpc_type, factory in (
+        ("unary_unary", "unary", grpc.unary_unary_rpc_method_handler),
+        ("unary_stream", "server_stream", grpc.unary_stream_rpc_method_handler),
+        ("stream_unary", "client_stream", grpc.stream_unary_rpc_method_handler),
+        ("stream_stream", "bidi_stream", grpc.stream_stream_rpc_method_handler),
+    ):
+        inner = getattr(handler, kind)
+        if inner is not None:
+            measured = _Method(grpc_type, method)
+            # A streaming handler is a generator, or a coroutine that writes to the context, as health's Watch is.
+            wrapper = _generator if inspect.isasyncgenfunction(inner) else _coroutine
+            return factory(
+                wrapper(inner, measured),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+    raise AssertionError(f"{method} has no behaviour")
 
-    def __init__(self) -> None:
-        self._wrapped: dict[str, Any] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is not None:
-            return wrapped
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            _count_unknown()
-            return None
-        wrapped = _wrap(handler, method)
-        self._wrapped[method] = wrapped
-        return wrapped
+def count_unknown() -> None:
+    """Count a call of a method that the server does not have."""
+    metrics.GRPC_SERVER_STARTED.labels("unary", OTHER, OTHER).inc()
+    metrics.GRPC_SERVER_HANDLED.labels("unary", OTHER, OTHER, "UNIMPLEMENTED").inc()
 
 
 class _Method:
@@ -84,31 +87,6 @@ class _Method:
         if handled is None:
             handled = self._handled[code] = metrics.GRPC_SERVER_HANDLED.labels(*self._labels, code)
         handled.inc()
-
-
-def _count_unknown() -> None:
-    metrics.GRPC_SERVER_STARTED.labels("unary", OTHER, OTHER).inc()
-    metrics.GRPC_SERVER_HANDLED.labels("unary", OTHER, OTHER, "UNIMPLEMENTED").inc()
-
-
-def _wrap(handler: Any, method: str) -> Any:
-    for kind, grpc_type, factory in (
-        ("unary_unary", "unary", grpc.unary_unary_rpc_method_handler),
-        ("unary_stream", "server_stream", grpc.unary_stream_rpc_method_handler),
-        ("stream_unary", "client_stream", grpc.stream_unary_rpc_method_handler),
-        ("stream_stream", "bidi_stream", grpc.stream_stream_rpc_method_handler),
-    ):
-        inner = getattr(handler, kind)
-        if inner is not None:
-            measured = _Method(grpc_type, method)
-            # A streaming handler is a generator, or a coroutine that writes to the context, as health's Watch is.
-            wrapper = _generator if inspect.isasyncgenfunction(inner) else _coroutine
-            return factory(
-                wrapper(inner, measured),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-    raise AssertionError(f"{method} has no behaviour")
 
 
 def _coroutine(inner: Callable[[Any, Any], Awaitable[Any]], method: _Method) -> Callable[[Any, Any], Awaitable[Any]]:

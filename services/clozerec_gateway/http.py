@@ -25,8 +25,8 @@ from clozerec_core.admission import Admission
 from clozerec_core.errors import BadRequest, UsageError
 from clozerec_core.request_context import REQUEST_ID_KEY, handling
 from clozerec_core.rpc import MAX_REQUEST_BYTES
+from clozerec_core.rpc_call import STATUS_CODES, in_time, log_failure
 from clozerec_core.rpc_errors import to_status
-from clozerec_core.rpc_interceptor import STATUS_CODES, in_time, log_failure
 from clozerec_core.telemetry import SERVING, get_logger
 from clozerec_core.tls import http_context
 from clozerec_core.workers import Workers
@@ -222,6 +222,9 @@ class HttpFront:
     async def _answer(
         self, http_request: web.Request, method: str, read: Callable[[], Awaitable[Message]]
     ) -> web.Response:
+        async def answered() -> bytes:
+            return await self._write(await getattr(self._servicer, method)(await read(), context))
+
         began = time.perf_counter()
         headers = {key.lower(): value for key, value in http_request.headers.items()}
         with handling(headers, self._settings.default_timeout_s, f"{SERVICE_NAME}/{method}") as request:
@@ -229,9 +232,7 @@ class HttpFront:
             caller: Identity | None = None
             try:
                 caller = self._gate.admit(method, headers, _peer_names(http_request))
-                async with in_time(self._settings.default_timeout_s):
-                    response = await getattr(self._servicer, method)(await read(), context)
-                    status, body = 200, await self._write(response)
+                status, body = 200, await in_time(answered(), self._settings.default_timeout_s)
             except web.HTTPException:
                 raise
             except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from importlib.metadata import version
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 from clozerec.v1 import recommender_pb2, recommender_pb2_grpc
 from clozerec_core.request_context import current_request, handling
 from clozerec_core.rpc import Service
+from clozerec_core.rpc_call import in_time, log_failure
 from clozerec_core.rpc_errors import to_status
-from clozerec_core.rpc_interceptor import in_time, log_failure
 from clozerec_gateway.loaded import LoadedBundles
 from clozerec_gateway.paging import PageTokens
 from clozerec_gateway.pipeline import Pipeline
@@ -75,7 +75,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     async def results(
         self,
         requests: AsyncIterator[recommender_pb2.RecommendRequest],
-        answer: Callable[[recommender_pb2.RecommendRequest], Awaitable[recommender_pb2.RecommendResponse]],
+        answer: Callable[[recommender_pb2.RecommendRequest], Coroutine[Any, Any, recommender_pb2.RecommendResponse]],
     ) -> AsyncIterator[recommender_pb2.RecommendResult]:
         """An answer or its error for each request of a stream, each with a time of its own, in their order."""
         stream = current_request()
@@ -85,8 +85,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             timeout_s = self._default_timeout_s if remaining_s is None else min(self._default_timeout_s, remaining_s)
             with handling(dict(stream.outgoing_metadata()), timeout_s):
                 try:
-                    async with in_time(timeout_s):
-                        response = await answer(request)
+                    response = await in_time(answer(request), timeout_s)
                 except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                     status = to_status(error, stream.request_id)
                     log_failure(error, status.code, "RecommendStream")

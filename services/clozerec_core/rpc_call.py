@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from types import TracebackType
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from clozerec_core.access import Gate, Identity, audit
+from clozerec_core.begun import Begun
 from clozerec_core.errors import BadRequest, ClozerecError, DeadlineExceeded
 from clozerec_core.request_context import REQUEST_ID_KEY, current_request, handling
 from clozerec_core.rpc_errors import status_trailers, to_status
 from clozerec_core.telemetry import REQUEST_FAILED, UNEXPECTED_ERROR, get_logger
 from clozerec_core.tracing import mark_failed
-
-OUR_METHODS = "/clozerec.v1."
 
 ANSWER_MARGIN_S = 0.005
 """Left of the deadline to say that it has passed, before grpc cancels the call without a word."""
@@ -26,45 +24,33 @@ STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 log = get_logger("rpc")
 
+T = TypeVar("T")
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Opens the request's context, asks the gate, decodes the message, and ends every failure with one
-    google.rpc.Status.
+
+def handled(handler: Any, method: str, default_timeout_s: float, gate: Gate) -> Any:
+    """The method's handler, inside of what opens the request's context, asks the gate, decodes the message, and ends
+    every failure with one google.rpc.Status.
 
     Decoding happens here because grpc would answer a malformed message with UNKNOWN and inner text; the gate is asked
     here because nobody's bytes should be decoded before it is known who sent them.
     """
-
-    def __init__(self, default_timeout_s: float, gate: Gate) -> None:
-        self._default_timeout_s = default_timeout_s
-        self._gate = gate
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or not method.startswith(OUR_METHODS):
-            return handler
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
-                _unary(handler.unary_unary, handler.request_deserializer, method, self._default_timeout_s, self._gate),
-                response_serializer=handler.response_serializer,
-            )
-        assert handler.stream_stream is not None, "our services have unary and bidirectional methods only"
-        return grpc.stream_stream_rpc_method_handler(
-            _stream(handler.stream_stream, handler.request_deserializer, method, self._gate),
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(
+            _unary(handler.unary_unary, handler.request_deserializer, method, default_timeout_s, gate),
             response_serializer=handler.response_serializer,
         )
+    assert handler.stream_stream is not None, "our services have unary and bidirectional methods only"
+    return grpc.stream_stream_rpc_method_handler(
+        _stream(handler.stream_stream, handler.request_deserializer, method, gate),
+        response_serializer=handler.response_serializer,
+    )
 
 
 Decode = Callable[[bytes], Message]
 
 
 def _unary(
-    inner: Callable[[Message, Any], Awaitable[Message]],
+    inner: Callable[[Message, Any], Coroutine[Any, Any, Message]],
     decode: Decode,
     method: str,
     default_timeout_s: float,
@@ -79,8 +65,7 @@ def _unary(
             caller: Identity | None = None
             try:
                 caller = gate.admit(method, metadata, _peer_names(context, gate))
-                async with in_time(timeout_s - ANSWER_MARGIN_S):
-                    response = await inner(_decoded(raw, decode), context)
+                response = await in_time(inner(_decoded(raw, decode), context), timeout_s - ANSWER_MARGIN_S)
             except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                 return cast(Message, await _abort(context, error, method, caller))
             audit(method, caller, "OK")
@@ -129,26 +114,23 @@ async def _abort(context: Any, error: Exception, method: str, caller: Identity |
     await context.abort(STATUS_CODES[status.code], status.message, trailing_metadata=trailers)
 
 
-class in_time:  # noqa: N801  # reads like `asyncio.timeout`
-    """Let the block run for so long and no longer; a class and no generator, since every call pays for it.
+async def in_time(work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+    """What the work returns, if that takes no longer.
 
     Raises:
         DeadlineExceeded: it was not done.
     """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._scope = asyncio.timeout(timeout_s)
-
-    async def __aenter__(self) -> None:
-        await self._scope.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self._scope.__aexit__(kind, error, trace)
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the answer was ready") from None
+    begun = Begun(work)
+    if begun.is_done:
+        return begun.result
+    scope = asyncio.timeout(timeout_s)
+    try:
+        async with scope:
+            return await begun
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        raise DeadlineExceeded("the deadline passed before the answer was ready") from None
 
 
 def log_failure(error: BaseException, code: int, method: str) -> None:
