@@ -26,8 +26,9 @@ R = TypeVar("R")
 TURNS_A_BATCH = 8
 """A batch has room for so many turns at least: what a large call takes at once, others can be quicker than."""
 
-LONE_GAP_S = 0.0005
-"""Since the last call, for a caller to count as alone: at least so long, and three times what such a call last took."""
+LONE_GAP_S = 0.00025
+"""Since the last call was begun, or done where it was run at once, for the next one's caller to count as alone: nobody
+hears an answer and asks again within it, while a crowd's calls reach the event loop together."""
 
 RETRY_S = (0.05, 0.95)
 """Bounds of the time after which a refused caller is told to try again."""
@@ -148,7 +149,6 @@ class Batcher(Generic[W, R]):
         self._batch_cost = batch_cost
         self._lone_cost = lone_cost
         self._last_call = 0.0
-        self._lone_run_s = 0.0
         self._num_working = 0
         self._queue = FairQueue[W, R](max_waiting_cost)
         self._metrics = _Metrics(name)
@@ -203,7 +203,7 @@ class Batcher(Generic[W, R]):
         """On the event loop."""
         self._metrics.pieces.observe(len(pieces))
         results = list(self._run(pieces))
-        self._lone_run_s = time.monotonic() - self._last_call
+        self._last_call = time.monotonic()
         return results
 
     def _is_alone(self, cost: int, caller: str) -> bool:
@@ -211,8 +211,8 @@ class Batcher(Generic[W, R]):
         processes: a batch could gather. In one process the loop that would wait is the one that calls."""
         now = time.monotonic()
         gap_s, self._last_call = now - self._last_call, now
-        rare = gap_s > max(LONE_GAP_S, 3 * self._lone_run_s)
-        return (rare or caller == LOCAL_PEER) and cost <= self._lone_cost and not self._queue and not self._num_working
+        is_small = cost <= self._lone_cost and not self._queue and not self._num_working
+        return is_small and (gap_s > LONE_GAP_S or caller == LOCAL_PEER)
 
     def _retry_s(self) -> float:
         """How long what waits will take."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -193,3 +194,19 @@ async def test_a_lone_small_call_runs_at_once_and_a_crowd_does_not() -> None:
     made.close()
     assert ran_on[0] == threading.main_thread().name
     assert set(ran_on[1:]) == {"test-0"}
+
+
+async def test_a_run_that_took_long_does_not_make_its_caller_a_crowd() -> None:
+    ran_on: list[str] = []
+
+    def run(pieces: Sequence[str]) -> Sequence[str]:
+        ran_on.append(threading.current_thread().name)
+        time.sleep(0.05)
+        return pieces
+
+    made = Batcher[str, str]("test", run, batch_cost=100, max_waiting_cost=1000, lone_cost=10)
+    for _ in range(3):
+        await made.submit(["a"], [10], "")
+        await asyncio.sleep(0.002)
+    made.close()
+    assert set(ran_on) == {threading.main_thread().name}
