@@ -186,7 +186,7 @@ class HttpFront:
         except (web.RequestPayloadError, HttpProcessingError):
             raise BadRequest.of("body", "its encoding is broken; send it plain, or as valid gzip or deflate") from None
         if len(body) > route.max_bytes:
-            raise BadRequest.of("body", f"{len(body)} bytes; at most {route.max_bytes} are allowed here")
+            raise web.HTTPRequestEntityTooLarge(route.max_bytes, len(body))
         if len(body) < LARGE_BYTES:
             return parse_json(body, route.request_type)
         return await self._json_worker.run(lambda: parse_json(body, route.request_type))
