@@ -157,7 +157,8 @@ class ItemIndex:
                 rows = self._walk(intent_1D, top_k, passing, around.least_share)
             if rows is None:
                 plan = Plan.CELLS
-                rows = self._gather(intent_1D, top_k, around.rows(self._planner.rows_to_scan(top_k, around)))
+                num_rows = self._planner.rows_to_scan(top_k, around, passing.count / len(passing))
+                rows = self._gather(intent_1D, top_k, around.rows(num_rows))
         elif plan is Plan.GRAPH:
             rows = self._walk(intent_1D, top_k, passing, 1.0)
         if rows is None:

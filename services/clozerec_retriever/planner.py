@@ -1,10 +1,12 @@
 """Which way to search: decided by how much passes, which is known exactly before anything is searched.
 
     few rows pass             SCAN    score every one of them; exact
-    nearly all pass           GRAPH   walk the graph, skipping the few that do not
+    nearly all pass           GRAPH   walk the graph, skipping the few that do not; or CELLS, whichever is less work by
+                                      what was measured when the bundle was written
     some pass                 CELLS   score the passing rows of the nearest cells that hold any: where the query lies
-                                      among what passes, as many as sufficed when the bundle was written; more where it
-                                      does not. Where cells are no good and much passes, walk the graph, wider
+                                      among what passes, as many as sufficed when the bundle was written; where it does
+                                      not, the more the less passes. Where cells are no good and much passes, walk the
+                                      graph, wider
 
 Without a graph (small catalogues, exact calls) every search is a scan.
 """
@@ -30,6 +32,9 @@ NEARBY_SHARE = 0.35
 FEW_ROWS = 5_000
 """Scored faster than a graph is walked under a filter."""
 
+
+ROWS_A_STEP = 4
+"""Rows scored in the time of one candidate of a walk, which jumps about in memory."""
 
 ROWS_A_RESULT = 20
 """Passing rows to score for each item asked for, at least: what was measured, was for ten."""
@@ -57,7 +62,8 @@ class Planner:
         """The way to begin with."""
         if exact or self._search_file is None or passing.count <= max(SCAN_ROWS, 4 * top_k):
             return Plan.SCAN
-        return Plan.GRAPH if passing.count >= GRAPH_SHARE * len(passing) else Plan.CELLS
+        walks = self._search_file.rows_nearby > ROWS_A_STEP * self._search_file.ef_search
+        return Plan.GRAPH if walks and passing.count >= GRAPH_SHARE * len(passing) else Plan.CELLS
 
     def width(self, wanted: int, share: float) -> int:
         """HNSW's `efSearch` for so many rows where a share of the neighbourhood passes."""
@@ -70,8 +76,16 @@ class Planner:
         assert self._search_file is not None
         return self._search_file.rows_nearby > FEW_ROWS and around.least_share >= NEARBY_SHARE
 
-    def rows_to_scan(self, top_k: int, around: Around) -> int:
-        """Passing rows to score in the nearest cells."""
+    def rows_to_scan(self, top_k: int, around: Around, share: float) -> int:
+        """Passing rows to score in the nearest cells.
+
+        Args:
+            top_k: items asked for.
+            around: what passes near the query.
+            share: of all rows, that pass: the more, the nearer to the edge of what passes lies a query outside of it.
+        """
         assert self._search_file is not None
-        usual = self._search_file.rows_nearby if around.is_even else self._search_file.rows_to_scan
-        return max(usual, ROWS_A_RESULT * top_k)
+        rows = self._search_file.rows_nearby
+        if not around.is_even:
+            rows = max(rows, int(self._search_file.rows_to_scan * (1 - share)))
+        return max(rows, ROWS_A_RESULT * top_k)

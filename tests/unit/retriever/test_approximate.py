@@ -87,6 +87,7 @@ def filters() -> dict[str, Mask]:
 @pytest.fixture(params=[planner.FEW_ROWS, 0], ids=["good cells", "poor cells"])
 def cells_are_good(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(planner, "FEW_ROWS", request.param)
+    monkeypatch.setattr(planner, "ROWS_A_STEP", request.param)
     return request.param > 0
 
 
@@ -106,7 +107,7 @@ def test_each_plan_is_chosen_where_it_should_be(index: ItemIndex, cells_are_good
         prepared = passing(index, masks[name])
         return {index.best(query, TOP_K, prepared, exact).plan for query in QUERIES}
 
-    assert plans("random 1.0") == {Plan.GRAPH}
+    assert plans("random 1.0") == {Plan.CELLS if cells_are_good else Plan.GRAPH}
     assert plans("random 1.0", exact=True) == {Plan.SCAN}
     assert (Plan.GRAPH in plans("random 0.5")) is not cells_are_good
     assert plans("random 0.1") == {Plan.CELLS}
