@@ -33,8 +33,12 @@ KNOWN_FILTERS = 64
 SEQUENCE_SHARE = 0.5
 """Of the time left: an answer without the encoder needs the retriever still."""
 
-LAST_SHARE = 0.85
-"""Of the time left, for calls after which only the gateway itself can answer, which takes milliseconds."""
+LOOKUP_SHARE = 0.2
+"""Of the time left, for what an answer may do without: encoder and search may have to be waited for still."""
+
+LAST_SHARE = 0.7
+"""Of the time left, for calls after which only the gateway itself can answer. Where all three were waited for in vain,
+this leaves it a tenth of the caller's time."""
 
 
 @dataclass(frozen=True)
@@ -213,16 +217,20 @@ class RetrieverClient:
         return Found(_candidates(response.cards), response.exhausted)
 
     async def get_items(
-        self, item_ids: Sequence[str], metadata_fields: Sequence[str] = (), include_content: bool = False
+        self,
+        item_ids: Sequence[str],
+        metadata_fields: Sequence[str] = (),
+        include_content: bool = False,
+        share: float = LAST_SHARE,
     ) -> list[StoredItem]:
-        """What is known of each id, in their order."""
+        """What is known of each id, in their order; `share` is of the time left."""
         request = retriever_pb2.RetrieverServiceGetItemsRequest(
             bundle_id=self._bundle_id,
             item_ids=item_ids,
             metadata_fields=metadata_fields,
             include_content=include_content,
         )
-        response = await self._retriever.call(self._stub.GetItems, request, SEQUENCE_SHARE)
+        response = await self._retriever.call(self._stub.GetItems, request, share)
         return [
             StoredItem(
                 item.item_id, item.known, item.display_name, item.metadata, item.content, item.text, item.text_model
@@ -245,7 +253,7 @@ class RetrieverClient:
         """Items that have no content of the bundle's text model, those that come first; none while the retriever's
         current bundle is another."""
         request = retriever_pb2.GetIndexInfoRequest()
-        response = await self._retriever.call(self._stub.GetIndexInfo, request, SEQUENCE_SHARE)
+        response = await self._retriever.call(self._stub.GetIndexInfo, request, LAST_SHARE)
         return response.items_to_embed if response.bundle_id == self._bundle_id else ()
 
     async def renew_content(self, changes: Sequence[ItemChange], timeout_s: float) -> None:

@@ -22,6 +22,7 @@ from clozerec_core.limits import MAX_ITEM_TEXT_BYTES, MAX_ITEMS_PER_CALL
 from clozerec_core.metadata import parse_metadata
 from clozerec_core.request_context import current_request
 from clozerec_gateway.clients import (
+    LOOKUP_SHARE,
     ContentItem,
     EncodedText,
     EncoderClient,
@@ -80,7 +81,7 @@ class DayZeroItems:
         for start in range(0, len(missing), MAX_ITEMS_PER_CALL):
             some = missing[start : start + MAX_ITEMS_PER_CALL]
             # Of the columns none is needed, but an empty list would mean all of them; the content weighs more anyway.
-            for stored in await self._retriever.get_items(some, include_content=True):
+            for stored in await self._retriever.get_items(some, include_content=True, share=LOOKUP_SHARE):
                 if stored.known:
                     found[stored.item_id] = ContentItem(stored.item_id, list(stored.content), stored.display_name)
                     self._cache[stored.item_id] = found[stored.item_id]

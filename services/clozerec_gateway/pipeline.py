@@ -191,7 +191,9 @@ class Pipeline:
         if query.item_id and not self._kept.is_deleted(query.item_id):
             item = await self._reader.read([query.item_id], None)
             if item.unresolved and not query.item_text:
-                raise DependencyGone("retriever")  # nobody else can tell whether there is such an item
+                if not self._kept.is_known(query.item_id):
+                    raise DependencyGone("retriever")  # nobody else can tell whether there is such an item
+                return replace(history, unresolved=True)
             if not item.unknown_item_ids:
                 known = replace(history, unknown_item_ids=())
                 return known.followed_by(item.members[0], self._reader.window_len) if item.members else known

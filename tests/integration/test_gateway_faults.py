@@ -244,6 +244,35 @@ async def test_with_neither_there_is_still_an_answer_of_every_type(toy_bundle: B
             assert answer.items
 
 
+@pytest.mark.parametrize("frozen", ["encoder", "retriever", "encoder and retriever"])
+async def test_a_deadline_of_half_a_dependencys_own_time_is_kept_whatever_is_frozen(
+    toy_text_bundle: Bundle, tmp_path: Path, frozen: str
+) -> None:
+    """As 0.5 s beside the default limits, all of them four times as long: what a busy machine adds is no fault."""
+    defaults = GatewaySettings.model_fields
+    patient = {
+        name: 4 * defaults[name].default for name in ("encoder_timeout_s", "retriever_timeout_s", "history_timeout_s")
+    }
+    assert DEADLINE_S == 4 * 0.5
+    async with world(toy_text_bundle, tmp_path, **patient) as parts:
+        await parts.gateway.post("/v1/items:upsert", {"items": [{"item_id": "kettle", "text": "steel tea kettle"}]})
+        events = [{"user_id": "guest", "item_id": item_id} for item_id in ("a", "kettle")]
+        await parts.gateway.post("/v1/interactions", {"interactions": events})
+        for part in frozen.split(" and "):
+            getattr(parts, part).freeze()
+        # At once, but fewer than it takes to give up waiting together; nobody has looked the added item up before.
+        queries = (
+            {"query_type": "item_to_item", "item_id": "e"},
+            {"query_type": "user_to_item", "user_id": "guest"},
+            {"query_type": "contextual", "user_id": "guest", "item_id": "kettle"},
+            {"query_type": "sequential", "session_items": ["a", "kettle"], "explain": True, "diversity": 0.5},
+        )
+        answers = await asyncio.gather(*(parts.ask(**query) for query in queries))
+        expected = [NONE, DEGRADED, DEGRADED, DEGRADED] if frozen == "encoder" else [POPULARITY] * 4
+        assert [answer.fallback for answer in answers] == expected
+        assert all(answer.items for answer in answers)
+
+
 async def test_a_text_that_only_the_encoder_can_read_is_unavailable_with_a_time_to_retry(
     toy_text_bundle: Bundle, tmp_path: Path
 ) -> None:
