@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -141,6 +142,61 @@ async def test_a_forgotten_person_is_unknown_and_told_what_remains(gateway: Gate
     assert document == {"erased_events": 0, "trained_bundle_ids": [], "remains": ""}
     status, document, _ = await gateway.post("/v1/users:delete", {})
     assert (status, document["error"]["details"][1]["field_violations"][0]["field"]) == (400, "user_id")
+
+
+async def test_a_forgotten_person_leaves_no_bytes_in_any_file(toy_bundle: Bundle, tmp_path: Path) -> None:
+    """Deleted rows, the log and free pages included; the others' events, among which theirs lay, are still there."""
+    user_id = "somebody-with-a-name-of-their-own"
+
+    def has_bytes() -> dict[str, bool]:
+        return {path.name: user_id.encode() in path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    async with running(toy_bundle, "all in one", state_dir=tmp_path) as gateway:
+        for minute in range(0, 600, 3):
+            await record(
+                gateway,
+                event("a", minute, "other-1"),
+                event("b", minute, user_id, recommendation_id=f"for {user_id}"),
+                event("c", minute, "other-2"),
+            )
+        assert (await next_of(gateway, user_id))[1] == "none"
+        assert has_bytes()["histories.sqlite-wal"]
+        status, document, _ = await gateway.post("/v1/users:delete", {"user_id": user_id})
+        assert (status, document["erased_events"]) == (200, 200)
+        assert not any(has_bytes().values())
+        assert (await next_of(gateway, "other-1"))[1] == "none"
+    assert not any(has_bytes().values())
+
+
+async def test_copies_of_both_files_restore_over_a_directory_in_use(toy_bundle: Bundle, tmp_path: Path) -> None:
+    """The steps of docs/state.md, over what a gateway leaves that was killed: files with a log beside them."""
+    live, left, copies = tmp_path / "live", tmp_path / "left", tmp_path / "copies"
+    copies.mkdir()
+    files = ("histories.sqlite", "catalogue.sqlite")
+    everything = {"query_type": "user_to_item", "user_id": "nobody", "top_k": 100}
+    async with running(toy_bundle, "all in one", state_dir=live) as gateway:
+        await record(gateway, event("c", 1), event("d", 2))
+        await gateway.post("/v1/items:upsert", {"items": [{"item_id": "new", "metadata": {"year": 2026}}]})
+        await gateway.post("/v1/items:delete", {"item_ids": ["d"]})
+        for name in files:
+            source, copy = sqlite3.connect(live / name), sqlite3.connect(copies / name)
+            source.backup(copy)  # as `.backup` of the command line does
+            source.close()
+            copy.close()
+        expected = await gateway.ids(**everything)
+        before = await next_of(gateway), await next_of(gateway, SHOPPER)
+        await record(gateway, event("h", 3))
+        await gateway.post("/v1/users:delete", {"user_id": SHOPPER})
+        await gateway.post("/v1/items:delete", {"item_ids": ["e", "new"]})
+        shutil.copytree(live, left)
+    assert all((left / f"{name}{suffix}").exists() for name in files for suffix in ("-wal", "-shm"))
+    for name in files:
+        for suffix in ("-wal", "-shm"):
+            (left / f"{name}{suffix}").unlink()
+        shutil.copy(copies / name, left / name)
+    async with running(toy_bundle, "all in one", state_dir=left) as gateway:
+        assert await gateway.ids(**everything) == expected
+        assert (await next_of(gateway), await next_of(gateway, SHOPPER)) == before
 
 
 async def test_events_outlive_a_restart(toy_bundle: Bundle, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_any_order_of_calls_leaves_what_a_plain_list_would(
 
 
 async def test_a_copy_of_the_sqlite_file_made_while_it_is_used_restores_the_events(tmp_path: Path) -> None:
-    """As docs/operations would do it: `sqlite3 histories.sqlite ".backup copy"`."""
+    """As docs/state.md would do it: `sqlite3 histories.sqlite ".backup copy"`."""
     live = SqliteEvents(tmp_path / "live", MAX_EVENTS)
     await live.append([event("a", 10, "1")])
     source, copy = sqlite3.connect(tmp_path / "live" / HISTORIES_FILE), sqlite3.connect(tmp_path / "copy")
