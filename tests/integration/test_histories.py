@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import polars as pl
 import pytest
 import pytest_asyncio
 import toy_world
@@ -23,8 +24,10 @@ from redis_server import redis_server
 
 from clozerec.v1 import recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from clozerec_core.bundle import MANIFEST, Bundle, publish, writing_directory
+from clozerec_core.bundle import Bundle
 from clozerec_gateway.sqlite_events import SqliteEvents
+from clozerec_trainer.payload import Payload, parse_payload
+from clozerec_trainer.train import train
 from integration.conftest import TIMEOUT_S, Gateway, running
 
 NEXT_YEAR = toy_world.FIRST_EVENT + timedelta(days=365)
@@ -206,24 +209,26 @@ async def test_events_outlive_a_restart(toy_bundle: Bundle, tmp_path: Path) -> N
         assert await next_of(gateway) == ("e", "none")
 
 
-@pytest_asyncio.fixture
-async def weighing_gateway(toy_bundle: Bundle, tmp_path: Path) -> AsyncIterator[Gateway]:
-    """Its bundle was trained with an event type that does not count."""
-    payload = toy_bundle.manifest.payload | {"event_weights": {"glance": 0, "buy": 2}}
-    manifest = toy_bundle.manifest.model_copy(update={"payload": payload, "bundle_id": "weighing"})
-    with writing_directory(tmp_path) as staging:
-        shutil.copytree(toy_bundle.path, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
-        bundle = publish(staging, tmp_path, manifest)
-    async with running(bundle, "all in one") as started:
-        yield started
+def toy_world_with_glances(directory: Path) -> Payload:
+    """What shoppers take counts twice; after each they glance at another item, which does not count."""
+    keys = toy_world.write_toy_data(directory)
+    log = toy_world.interactions_frame()
+    glances = log.with_columns(pl.col("item_id").reverse(), pl.col("timestamp") + 30, pl.lit("glance").alias("kind"))
+    pl.concat([log.with_columns(pl.lit("buy").alias("kind")), glances]).write_parquet(
+        directory / "interactions.parquet"
+    )
+    weights = {"event_type_column": "kind", "event_weights": {"glance": 0, "buy": 2}}
+    return parse_payload({**keys, **weights}, directory)
 
 
-async def test_events_of_a_type_without_weight_do_not_count(weighing_gateway: Gateway) -> None:
-    gateway = weighing_gateway
-    await record(gateway, event("c", 1, event_type="glance"))
-    assert (await next_of(gateway))[1] == "popularity"
-    await record(gateway, event("d", 2, event_type="buy"), event("p", 3, event_type="glance"))
-    assert await next_of(gateway) == ("e", "none")
+async def test_events_of_a_type_without_weight_count_neither_in_training_nor_live(tmp_path: Path) -> None:
+    bundle = (await asyncio.to_thread(train, toy_world_with_glances(tmp_path / "data"), tmp_path)).bundle
+    async with running(bundle, "all in one") as gateway:
+        assert await next_of(gateway, SHOPPER) == ("h", "none")  # after a to g
+        await record(gateway, event("c", 1, event_type="glance"))
+        assert (await next_of(gateway))[1] == "popularity"
+        await record(gateway, event("d", 2, event_type="buy"), event("p", 3, event_type="glance"))
+        assert await next_of(gateway) == ("e", "none")
 
 
 async def everything_kept(state_dir: Path) -> list[str]:
