@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -75,7 +76,8 @@ def joined_world() -> Iterator[World]:
     if not dist.is_torchelastic_launched():
         yield World()
         return
-    dist.init_process_group("gloo")
+    # The others wait while the first embeds a catalogue or judges; a process that dies ends the rest by torchrun.
+    dist.init_process_group("gloo", timeout=timedelta(days=1))
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:

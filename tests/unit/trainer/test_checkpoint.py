@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_world
+from listening import Listener
 
 from clozerec_core.bundle import Bundle
 from clozerec_core.errors import ClozerecError, UsageError
 from clozerec_trainer.checkpoint import DIRECTORY, Checkpoints, read_checkpoint
 from clozerec_trainer.payload import parse_payload
-from clozerec_trainer.progress import SilentReporter
 from clozerec_trainer.train import train
 
 Build = Callable[..., Bundle]
@@ -55,19 +55,6 @@ class Killer(SilentReporter):
 torch.set_num_threads(1)
 train(parse_payload(json.loads(sys.argv[1]), Path("/")), Path(sys.argv[3]), Killer())
 """
-
-
-class Listener(SilentReporter):
-    """Remembers events and their facts."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[str, dict[str, object]]] = []
-
-    def say(self, event: str, **facts: object) -> None:
-        self.said.append((event, facts))
-
-    def named(self, event: str) -> list[dict[str, object]]:
-        return [facts for name, facts in self.said if name == event]
 
 
 def same_weights(one: Bundle, other: Bundle) -> bool:

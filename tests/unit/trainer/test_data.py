@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import toy_world
+from listening import Listener
 
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import UsageError
@@ -18,16 +19,6 @@ from clozerec_trainer.progress import SilentReporter
 Written = Callable[..., Payload]
 
 GOOD: dict[str, list[Any]] = {"user": ["1", "1", "2", "2"], "item": ["a", "b", "b", "c"], "time": [10, 20, 30, 40]}
-
-
-class Listener(SilentReporter):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: dict[str, dict[str, object]] = {}
-
-    def say(self, event: str, **facts: object) -> None:
-        self.said[event] = facts
 
 
 def read(payload: Payload) -> Dataset:
@@ -99,7 +90,7 @@ def test_duplicate_rows_are_dropped_and_said_or_kept_as_asked(written: Written) 
     listener = Listener()
     dropped = read_dataset(written(TWICE, duplicates="drop"), listener)
     assert histories(dropped) == {"x": ["a", "b"], "y": ["a", "b"]}
-    assert listener.said["duplicates_dropped"]["events"] == 1
+    assert listener.named("duplicates_dropped")[0]["events"] == 1
     assert histories(read(written(TWICE, duplicates="keep"))) == {"x": ["a", "b", "a"], "y": ["a", "b"]}
 
 
@@ -131,7 +122,7 @@ def test_the_unit_of_times_is_found_out_and_said(written: Written, times: list[A
     listener = Listener()
     dataset = read_dataset(written(with_times(*times)), listener)
     assert dataset.log.times_us_E.tolist() == [(1_700_000_000 + i) * 10**6 for i in range(4)]
-    assert listener.said["times_read"]["read_as"] == read_as
+    assert listener.named("times_read")[0]["read_as"] == read_as
 
 
 def test_datetimes_of_parquet_are_read(written: Written) -> None:

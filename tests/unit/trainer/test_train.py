@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import structlog
 import toy_world
+from listening import Listener
 
 from clozerec_core.bundle import Bundle
 from clozerec_core.errors import ClozerecError, UsageError
@@ -179,3 +180,39 @@ def test_histories_too_short_to_hold_out_train_without_figures(quick_bundle: Bui
     assert bundle.manifest.metrics["test"] == {name: {} for name in bundle.manifest.metrics["test"]}
     assert bundle.manifest.metrics["choice"] is None
     assert bundle.manifest.split["test"] is None
+
+
+def test_time_and_memory_are_said_before_the_first_epoch(quick_keys: Any, tmp_path: Path) -> None:
+    listener = Listener()
+    train(parse_payload(quick_keys, tmp_path), tmp_path / "out", listener)
+    order = [event for event, _ in listener.said if event in ("estimate", "epoch_done")]
+    assert order == ["estimate", "epoch_done", "epoch_done"]
+    (said,) = listener.named("estimate")
+    assert 0 < float(str(said["memory_gib"])) < float(str(said["available_gib"]))
+
+
+def test_a_training_that_overfits_says_so_and_its_report_repeats_it(quick_keys: Any, tmp_path: Path) -> None:
+    """A log in which nothing follows from anything: all that can be learned is who took what."""
+    items = np.random.default_rng(0).choice(list("abcdefghijklmnop"), size=(60, 8))
+    events = [
+        {"user_id": f"u{user}", "item_id": item, "timestamp": 1_700_000_000 + place}
+        for user, row in enumerate(items.tolist())
+        for place, item in enumerate(row)
+    ]
+    pl.DataFrame(events).write_parquet(tmp_path / "noise.parquet")
+    keys = {
+        **quick_keys,
+        "interactions": str(tmp_path / "noise.parquet"),
+        "training_epochs": 20,
+        "validate_every": 1,
+        "hidden_size": 32,
+        "learning_rate": 0.01,
+        "dropout_rate": 0.0,
+    }
+    listener = Listener()
+    bundle = train(parse_payload(keys, tmp_path), tmp_path / "out", listener).bundle
+    (advice,) = (each for each in listener.named("advice") if each["symptom"] == "overfitting")
+    assert str(advice["seen"]).startswith("Overfitting: since epoch ")
+    assert str(advice["change"]) in bundle.file("report/report.html").read_text()
+    document = json.loads(bundle.file("report/metrics.json").read_text())
+    assert "overfitting" in [each["symptom"] for each in document["advice"]]
