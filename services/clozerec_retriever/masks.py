@@ -8,6 +8,7 @@ Shapes: N catalogue rows.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal, Protocol
@@ -23,6 +24,10 @@ Mask = NDArray[np.bool_]
 """[N], true where a row passes."""
 
 MAX_CACHED_MASKS = 64
+
+FEW_SCATTERED = 0.05
+"""Of all rows: so many are faster marked one by one than found by a comparison of all values."""
+
 MAX_CACHED_TEXT = 4_096
 """Characters in the values of a predicate whose mask is kept: beyond it, keys could outweigh the masks."""
 
@@ -140,46 +145,52 @@ class _Numbers:
             column = column.cast(pl.Int64).shrink_dtype()
         self.present = column.is_not_null().to_numpy()
         self._order = column.arg_sort()[column.null_count() :].to_numpy().astype(np.int32)
-        self._sorted = column.gather(self._order).to_numpy()
+        self._values_N = column.fill_null(0).to_numpy()
+        self._has_gaps = column.null_count() > 0
 
     def any_of(self, values: Sequence[Scalar]) -> Mask:
         mask = np.zeros(len(self.present), np.bool_)
         for value in set(values):
-            mask[self._between(self._place(value, "left"), self._place(value, "right"))] = True
+            mask |= self._between(self._place(value, "left"), self._place(value, "right"))
         return mask
 
     def range(self, operator: Operator, value: Scalar) -> Mask:
         """Rows in an order relation to the value."""
-        low, high = 0, len(self._order)
         match operator:
             case Operator.GT:
-                low = self._place(value, "right")
+                return self._between(self._place(value, "right"), len(self._order))
             case Operator.GTE:
-                low = self._place(value, "left")
+                return self._between(self._place(value, "left"), len(self._order))
             case Operator.LT:
-                high = self._place(value, "left")
+                return self._between(0, self._place(value, "left"))
             case _:
-                high = self._place(value, "right")
-        if 2 * (high - low) <= len(self._order):
-            mask = np.zeros(len(self.present), np.bool_)
-            mask[self._between(low, high)] = True
+                return self._between(0, self._place(value, "right"))
+
+    def _between(self, low: int, high: int) -> Mask:
+        """Rows at these places of the order."""
+        num_rows = len(self.present)
+        if high - low <= FEW_SCATTERED * num_rows:
+            mask = np.zeros(num_rows, np.bool_)
+            mask[self._order[low:high]] = True
             return mask
-        # Most rows pass: fewer are to be written where one writes those that do not.
-        mask = self.present.copy()
-        mask[self._between(0, low)] = False
-        mask[self._between(high, len(self._order))] = False
+        # Where many pass, to compare each value is faster than to write here and there.
+        mask = self.present.copy() if self._has_gaps else np.ones(num_rows, np.bool_)
+        if low > 0:
+            mask &= self._values_N >= self._values_N[self._order[low]]
+        if high < len(self._order):
+            mask &= self._values_N < self._values_N[self._order[high]]
         return mask
 
     def _place(self, value: Scalar, side: Literal["left", "right"]) -> int:
-        if isinstance(value, int) and self._sorted.dtype.kind == "i":
+        """How many values come before it in the order."""
+        kind = self._values_N.dtype
+        if isinstance(value, int) and kind.kind == "i":
             # A value beyond the column's width has no place of its own, but is beyond all that have.
-            width = np.iinfo(self._sorted.dtype)
+            width = np.iinfo(kind)
             if not width.min <= value <= width.max:
-                return 0 if value < width.min else len(self._sorted)
-        return int(np.searchsorted(self._sorted, self._sorted.dtype.type(value), side))
-
-    def _between(self, low: int, high: int) -> NDArray[np.int32]:
-        return self._order[low:high]
+                return 0 if value < width.min else len(self._order)
+        find = bisect_left if side == "left" else bisect_right
+        return find(self._order, kind.type(value), key=self._values_N.__getitem__)
 
 
 class _Lists:
