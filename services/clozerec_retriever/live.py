@@ -1,8 +1,9 @@
 """One bundle's catalogue as it stands now: the bundle's items, with the journal's changes laid over them.
 
-A row, once given, stays an item's own for as long as the bundle is loaded: the bundle's items keep theirs, day-zero
-items get the next ones in the journal's order. Readers take a `View`, which never changes; the writer makes the next
-one and puts it in place in one step, so a search sees a batch whole or not at all.
+A row, once given, stays an item's own for as long as the bundle is loaded: the bundle's items keep theirs, all others
+that the journal speaks of get the next ones in its order, deleted ones too. So replicas of one journal agree on rows,
+whenever they started, and a page begun with one goes on with another. Readers take a `View`, which never changes; the
+writer makes the next one and puts it in place in one step, so a search sees a batch whole or not at all.
 
 Shapes: N rows (the bundle's, then day-zero items), B rows of the bundle, C content_dim.
 """
@@ -218,16 +219,15 @@ class LiveCatalogue:
             without_item = 0
             for record in latest:
                 row = self._any_row(record.item_id)
-                if record.deleted:
-                    self._reader.to_embed.pop(record.item_id, None)
-                    gone += [] if row is None else [row]
-                    continue
                 if row is None:
-                    if record.content is None:
-                        # A change to an item of an older bundle, which this one does not know: no whole item.
-                        without_item += 1
-                        continue
                     row = self._new_rows[record.item_id] = len(self._base) + len(self._new_rows)
+                is_new = row >= len(self._base) and row not in self._changed
+                if record.deleted or (is_new and record.content is None):
+                    self._reader.to_embed.pop(record.item_id, None)
+                    gone.append(row)
+                    # A change to an item of an older bundle, which this one does not know, is no whole item.
+                    without_item += not record.deleted
+                    continue
                 rows.append(row)
                 there.append(record)
             cells_of = dict(zip(rows, self._reader.cells(rows, there), strict=True))

@@ -58,7 +58,7 @@ def passing_rows(segments: Sequence[Segment], predicate: Predicate, num_rows: in
     """Which of all rows pass, `[N]`, read-only; a later segment has the last word on its rows."""
     first, *later = segments
     mask = first.masks.passing(predicate)
-    if not later:
+    if len(mask) == num_rows and not later:
         return mask
     mask = np.concatenate((mask, np.zeros(num_rows - len(mask), np.bool_)))
     for segment in later:
