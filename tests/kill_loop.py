@@ -4,7 +4,7 @@ Each change is printed before it is sent and after it is acknowledged, so that t
 the journal. Every batch of the child touches the same few items again and again; an item carries its number in two
 columns, so a half item would show.
 
-    python tests/kill_loop.py BUNDLE STATE_DIR SEED      the child: prints, until it is killed
+    python tests/kill_loop.py BUNDLE STATE_DIR SEED [REDIS_URL]     the child: prints, until it is killed
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_retriever.journal import Journal
 from clozerec_retriever.records import Change, Drop, Put
+from clozerec_retriever.replica import Replica
 from clozerec_retriever.retriever import Retriever, Selection
+from clozerec_retriever.shared_log import SharedLog
 from clozerec_retriever.shelf import Shelf
 from clozerec_retriever.writer import JournalWriter
 
@@ -33,12 +36,15 @@ State = dict[str, int]
 """Item to its number; DELETED where it was deleted."""
 
 
-def write_until_killed(bundle_path: Path, state_dir: Path, seed: int) -> None:
+def write_until_killed(bundle_path: Path, state_dir: Path, seed: int, *redis_url: str) -> None:
     """The child."""
     shelf = Shelf(Retriever.open(Bundle.open(bundle_path)))
     journal = Journal(state_dir)
+    replica = Replica(journal, SharedLog(*redis_url)) if redis_url else None
+    for _ in replica.news() if replica else ():
+        pass
     shelf.current.live.replay(journal.records())
-    writer = JournalWriter(journal, shelf.show, shelf.tidy)
+    writer = JournalWriter(journal, shelf.show, shelf.tidy, replica)
     chance = random.Random(seed)
     number = seed * 1_000_000
     while True:
@@ -57,7 +63,7 @@ def write_until_killed(bundle_path: Path, state_dir: Path, seed: int) -> None:
         print("done", flush=True)
 
 
-def kill_once(bundle: Bundle, state_dir: Path, seed: int, must_be: State) -> int:
+def kill_once(bundle: Bundle, state_dir: Path, seed: int, must_be: State, *redis_url: str) -> int:
     """Run a child, kill it at a random moment, and check what it left; the number of acknowledged batches.
 
     Args:
@@ -65,8 +71,9 @@ def kill_once(bundle: Bundle, state_dir: Path, seed: int, must_be: State) -> int
         state_dir: its journal, kept from kill to kill.
         seed: of the child's changes and of the moment; higher than any before.
         must_be: what is acknowledged; brought up to date.
+        redis_url: of the log that the child shares; then what it left is also what one that starts anew finds there.
     """
-    command = [sys.executable, __file__, str(bundle.path), str(state_dir), str(seed)]
+    command = [sys.executable, __file__, str(bundle.path), str(state_dir), str(seed), *redis_url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         lines = [child.stdout.readline()]  # it has begun
@@ -83,7 +90,10 @@ def kill_once(bundle: Bundle, state_dir: Path, seed: int, must_be: State) -> int
             must_be |= may_be
             may_be = {}
             num_done += 1
-    found = left_in(bundle, state_dir)
+    found = left_in(bundle, state_dir, *redis_url)
+    if redis_url:
+        with TemporaryDirectory() as empty:
+            assert left_in(bundle, Path(empty), *redis_url) == found
     for item_id in must_be | may_be:
         allowed = {must_be.get(item_id, DELETED), may_be.get(item_id, must_be.get(item_id, DELETED))}
         assert found.get(item_id, DELETED) in allowed, f"{item_id} is {found.get(item_id)}, not one of {allowed}"
@@ -97,10 +107,12 @@ def kill_once(bundle: Bundle, state_dir: Path, seed: int, must_be: State) -> int
     return num_done
 
 
-def left_in(bundle: Bundle, state_dir: Path) -> State:
+def left_in(bundle: Bundle, state_dir: Path, *redis_url: str) -> State:
     """What a retriever that starts over the journal answers."""
     retriever = Retriever.open(bundle)
     journal = Journal(state_dir)
+    for _ in Replica(journal, SharedLog(*redis_url)).news() if redis_url else ():
+        pass
     retriever.live.replay(journal.records())
     journal.close()
     found: State = {}
@@ -114,4 +126,4 @@ def left_in(bundle: Bundle, state_dir: Path) -> State:
 
 
 if __name__ == "__main__":
-    write_until_killed(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    write_until_killed(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

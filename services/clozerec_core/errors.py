@@ -7,6 +7,7 @@
     ├── NoTextEngine              FAILED_PRECONDITION
     ├── StalePage                 FAILED_PRECONDITION
     ├── NotReady                  UNAVAILABLE           with RetryInfo
+    │   └── SharedLogGone         UNAVAILABLE           a write needs it; searches do not
     ├── Overloaded                RESOURCE_EXHAUSTED    with RetryInfo
     │   └── RateLimited           RESOURCE_EXHAUSTED
     ├── StorageFull               RESOURCE_EXHAUSTED
@@ -114,6 +115,15 @@ class NotReady(ClozerecError):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "UNAVAILABLE"
     retry_s: float | None = 1.0
+
+
+class SharedLogGone(NotReady):
+    """The log of catalogue changes that retrievers share does not answer; each goes on with what it knows."""
+
+    reason = "SHARED_LOG_GONE"
+
+    def __init__(self) -> None:
+        super().__init__("the shared log of catalogue changes is not reachable; try again")
 
 
 class Overloaded(ClozerecError):

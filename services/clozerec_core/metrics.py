@@ -220,6 +220,11 @@ RETRIEVER_COMMIT_SECONDS = Histogram(
     buckets=SECONDS,
     registry=REGISTRY,
 )
+RETRIEVER_LOG_LOST = Gauge(
+    "clozerec_retriever_shared_log_lost",
+    "1 where the log of catalogue changes that retrievers share does not answer: writes fail, others' are not seen.",
+    registry=REGISTRY,
+)
 
 
 def exposition() -> bytes:

@@ -26,9 +26,10 @@ The status itself, in base64, and its message, percent-encoded, both count."""
 class RelayedError(ClozerecError):
     """An error of an inner service that the caller may see as it is."""
 
-    def __init__(self, status: grpc.StatusCode, reason: str, text: str) -> None:
+    def __init__(self, status: grpc.StatusCode, reason: str, text: str, retry_s: float | None = None) -> None:
         self.status = status
         self.reason = reason
+        self.retry_s = retry_s
         super().__init__(text)
 
 
@@ -54,11 +55,14 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> ClozerecError:
     """What an inner service's failure means to the gateway's caller."""
     code, reason, is_ours = error.code(), error.code().name, False
+    retry_s: float | None = None
     status = rpc_status.from_call(cast(grpc.Call, error))
     for detail in status.details if status is not None else ():
-        info = error_details_pb2.ErrorInfo()
+        info, again = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
         if detail.Unpack(info) and info.domain == DOMAIN:
             reason, is_ours = info.reason, True
+        elif detail.Unpack(again):
+            retry_s = again.retry_delay.ToTimedelta().total_seconds()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"{service} did not answer in time")
     if (code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) and not is_ours) or code in _SHUTS_US_OUT:
@@ -66,7 +70,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> ClozerecError:
     if not is_ours:
         # The words are gRPC's own, or another server's: not for our caller.
         return ClozerecError(f"{service} answered {code.name}: {error.details()}")
-    return relayed(RelayedError(code, reason, error.details() or code.name), service)
+    return relayed(RelayedError(code, reason, error.details() or code.name, retry_s), service)
 
 
 def relayed(error: ClozerecError, service: str) -> ClozerecError:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from clozerec_core.errors import UsageError
@@ -57,6 +57,11 @@ class StateSettings(Settings):
         None,
         description="Directory of what must outlive a restart and a new bundle; on a disk of its own in production. "
         "Unset: `state` beside the bundle.",
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis://, rediss:// or unix:// of the store that processes of one kind share: gateways their live "
+        "events, retrievers their catalogue changes. Unset: one process of a kind, with SQLite in the state directory.",
     )
 
     def state_beside(self, bundle: Path) -> Path:

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from clozerec_core import metrics
-from clozerec_core.errors import BundleMismatch, ClozerecError, NotReady
+from clozerec_core.errors import BundleMismatch, ClozerecError, NotReady, SharedLogGone
 from clozerec_core.request_context import check_time_left, current_request
 from clozerec_core.rpc_errors import from_rpc_error, relayed
 from clozerec_core.telemetry import get_logger
@@ -25,6 +25,8 @@ QUIET_SHARE = 0.25
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
+
+_NOT_NOW = (BundleMismatch.reason, SharedLogGone.reason)
 
 log = get_logger("dependency")
 
@@ -103,12 +105,12 @@ class Dependency:
         """The error for whoever asked, after counting it."""
         if error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
             return self._too_slow()
-        if error.status is grpc.StatusCode.UNAVAILABLE:
+        if error.status is grpc.StatusCode.UNAVAILABLE and error.reason != SharedLogGone.reason:
             self._fail("gone")
             return DependencyGone(self.name)
         self._answered()
-        if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED or error.reason == BundleMismatch.reason:
-            # It lives, but not for this request: its queue is full, or it has yet to load the bundle.
+        if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED or error.reason in _NOT_NOW:
+            # It lives, but not for this request: its queue is full, or it has yet to load the bundle, or cannot write.
             self._failures["refused"].inc()
             return Busy(self.name, error)
         return error

@@ -40,11 +40,6 @@ class GatewaySettings(ServerSettings, StateSettings, WatchSettings):
     )
     encoder_target: str = Field("127.0.0.1:50051", description="host:port of the encoder; unused by `serve all`.")
     retriever_target: str = Field("127.0.0.1:50052", description="host:port of the retriever; unused by `serve all`.")
-    redis_url: SecretStr | None = Field(
-        None,
-        description="redis://, rediss:// or unix:// of the store of live events, which gateways then share. Unset: "
-        "SQLite in the state directory.",
-    )
     max_live_events: int = Field(
         10_000, ge=1, le=100_000, description="Newest live events kept of a person; older ones make room."
     )

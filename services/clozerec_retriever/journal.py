@@ -13,9 +13,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +22,18 @@ from clozerec_core.catalogue import ColumnType, Schema
 from clozerec_core.errors import BadJournal
 from clozerec_core.state_dir import hold, open_durable, storage_faults
 from clozerec_core.telemetry import get_logger
-from clozerec_retriever.records import FIELDS, Change, Drop, ItemRecord, Put, Row, from_row, is_sound, to_row
+from clozerec_retriever.records import (
+    FIELDS,
+    Change,
+    ItemRecord,
+    Put,
+    Row,
+    finds_nothing,
+    from_row,
+    is_sound,
+    left_by,
+    to_row,
+)
 from clozerec_retriever.wal import frames_in
 
 JOURNAL_FILE = "catalogue.sqlite"
@@ -45,6 +55,10 @@ CREATE TABLE IF NOT EXISTS items (
   text          TEXT NOT NULL,
   changed_at_us INTEGER NOT NULL,      -- microseconds since the epoch
   checksum      INTEGER NOT NULL       -- CRC-32 of the row
+);
+CREATE TABLE IF NOT EXISTS followed (  -- one row, where the journal is a copy of a shared log
+  log_id   TEXT NOT NULL,
+  position INTEGER NOT NULL            -- everything up to it is in `items`
 );
 """
 _FIELDS = ", ".join(FIELDS)
@@ -82,10 +96,13 @@ class Journal:
                 self._connection.executescript(_TABLES)
                 self._schemas = self._read_schemas()
                 (last,) = self._connection.execute("SELECT coalesce(max(ordinal), -1) FROM items").fetchone()
+                followed = self._connection.execute("SELECT log_id, position FROM followed").fetchone()
         except BaseException:
             self._lock.close()
             raise
         self._next_ordinal: int = last + 1
+        self.followed: tuple[str, int] | None = followed
+        """The shared log that the journal is a copy of, and up to where; None: of no log."""
 
     def close(self) -> None:
         """Fold the log into the file and let another process have the directory."""
@@ -137,7 +154,29 @@ class Journal:
                     for record in after.values()
                 ],
             )
+            self._connection.execute("DELETE FROM followed")
+        self.followed = None
         return results
+
+    def keep(self, records: Iterable[ItemRecord], log_id: str, position: int, anew: bool = False) -> None:
+        """Copy what a shared log has, in one transaction.
+
+        Args:
+            records: with the log's ordinals.
+            log_id: names the log.
+            position: in it, up to which the journal is a copy then.
+            anew: forget everything else.
+
+        Raises:
+            StorageFull, BadJournal: nothing was written.
+        """
+        with self._transaction():
+            if anew:
+                self._connection.execute("DELETE FROM items")
+            self._connection.executemany(_WRITE, (to_row(each, self._schema_id(each.kinds)) for each in records))
+            self._connection.execute("DELETE FROM followed")
+            self._connection.execute("INSERT INTO followed VALUES (?, ?)", (log_id, position))
+        self.followed = log_id, position
 
     def get(self, item_ids: Sequence[str]) -> dict[str, ItemRecord]:
         """The records of those of the ids that the journal has. Safe beside the writing thread."""
@@ -172,23 +211,14 @@ class Journal:
         is_in_bundle: Callable[[str], bool],
     ) -> ItemRecord | None:
         """What a change leaves of what was known before: a record of this transaction, or a row."""
-        item_id = change.item_id
-        if isinstance(change, Put) and change.masked:
-            if isinstance(before, tuple):
-                before = from_row(before, self._schemas)
-            if before.deleted if before else not is_in_bundle(item_id):
-                return None
-            if change.renews:
-                return None if before is None or before.text != change.text else _renewed(change, before)
-            if before:
-                return _masked(change, before, schema, now_us)
+        ordinal = before[0] if isinstance(before, tuple) else before.ordinal if before else None
         # All that a whole change keeps is the place: to read the rest of a row would cost as much as to write it.
-        ordinal = self._take_ordinal() if before is None else before[0] if isinstance(before, tuple) else before.ordinal
-        if isinstance(change, Drop):
-            return ItemRecord(ordinal, item_id, True, {}, schema, None, "", "", now_us)
-        return ItemRecord(
-            ordinal, item_id, False, change.cells, schema, change.content, change.text_model, change.text, now_us
-        )
+        read: ItemRecord | None = None
+        if isinstance(change, Put) and change.masked:
+            read = from_row(before, self._schemas) if isinstance(before, tuple) else before
+        if finds_nothing(change, read, is_in_bundle):
+            return None
+        return left_by(change, read, self._take_ordinal() if ordinal is None else ordinal, schema, now_us)
 
     def _take_ordinal(self) -> int:
         self._next_ordinal += 1
@@ -254,17 +284,3 @@ def _select(connection: sqlite3.Connection, item_ids: list[str]) -> Iterator[Row
         some = item_ids[start : start + MAX_IDS_PER_QUERY]
         marks = ", ".join("?" * len(some))
         yield from connection.execute(f"SELECT {_FIELDS} FROM items WHERE item_id IN ({marks})", some)  # noqa: S608
-
-
-def _renewed(put: Put, before: ItemRecord) -> ItemRecord:
-    """Of another text model; the caller who changed the item did so when it was, and said what it says."""
-    return replace(before, content=put.content, text_model=put.text_model)
-
-
-def _masked(put: Put, before: ItemRecord, schema: Schema, now_us: int) -> ItemRecord:
-    """The named cells changed, and the content where the change has one."""
-    kept = {name: cell for name, cell in before.cells.items() if before.kinds.get(name) is schema.get(name)}
-    said = before if put.content is None else put
-    return ItemRecord(
-        before.ordinal, put.item_id, False, kept | put.cells, schema, said.content, said.text_model, said.text, now_us
-    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,6 +54,46 @@ class ItemRecord:
     text_model: str
     text: str
     changed_at_us: int
+
+
+def finds_nothing(change: Change, before: ItemRecord | None, is_in_bundle: Callable[[str], bool]) -> bool:
+    """Whether a change speaks of an item that is not there, or of a text that it has not.
+
+    Args:
+        change: what a caller asks for.
+        before: what is recorded of the item; only a masked change reads it.
+        is_in_bundle: whether an item of which nothing is recorded is known all the same.
+    """
+    if not (isinstance(change, Put) and change.masked):
+        return False
+    if change.renews:
+        return before is None or before.deleted or before.text != change.text
+    return before.deleted if before else not is_in_bundle(change.item_id)
+
+
+def left_by(change: Change, before: ItemRecord | None, ordinal: int, schema: Schema, now_us: int) -> ItemRecord:
+    """What a change leaves.
+
+    Args:
+        change: one that finds its item; its cells are typed by `schema`.
+        before: what is recorded of the item; only a masked change reads it.
+        ordinal: of the record.
+        schema: of the change's cells.
+        now_us: microseconds since the epoch.
+    """
+    item_id = change.item_id
+    if isinstance(change, Drop):
+        return ItemRecord(ordinal, item_id, True, {}, schema, None, "", "", now_us)
+    if change.renews and before is not None:
+        # Whoever changed the item did so when it was, and said what it says.
+        return replace(before, content=change.content, text_model=change.text_model)
+    said: Put | ItemRecord = change
+    cells = change.cells
+    if change.masked and before is not None:
+        cells = {name: cell for name, cell in before.cells.items() if before.kinds.get(name) is schema.get(name)}
+        cells |= change.cells
+        said = before if change.content is None else change
+    return ItemRecord(ordinal, item_id, False, cells, schema, said.content, said.text_model, said.text, now_us)
 
 
 FIELDS = (

@@ -19,19 +19,22 @@ import numpy as np
 from clozerec.v1 import retriever_pb2, retriever_pb2_grpc
 from clozerec_core import metrics
 from clozerec_core.bundle import Bundle
-from clozerec_core.errors import BadRequest, ClozerecError
+from clozerec_core.errors import BadRequest, ClozerecError, SharedLogGone
 from clozerec_core.filter_wire import columns_to_wire, filter_from_wire
 from clozerec_core.limits import MAX_ITEMS_PER_CALL
 from clozerec_core.predicate import EVERYTHING, Predicate
 from clozerec_core.request_context import check_time_left
 from clozerec_core.rpc import Service
+from clozerec_core.telemetry import get_logger
 from clozerec_core.workers import Workers
 from clozerec_retriever.journal import Journal
 from clozerec_retriever.planner import Plan
 from clozerec_retriever.ranking import Place
 from clozerec_retriever.records import Drop, Put
+from clozerec_retriever.replica import Replica
 from clozerec_retriever.retriever import Found, Retriever, Selection
 from clozerec_retriever.settings import RetrieverSettings
+from clozerec_retriever.shared_log import SharedLog
 from clozerec_retriever.shelf import Shelf
 from clozerec_retriever.wire import Columns, check_id, mask_from_wire, put_from_wire, renewal_from_wire, status_of
 from clozerec_retriever.writer import JournalWriter
@@ -43,6 +46,8 @@ MAX_LISTED = 1_000
 
 QUICK_BYTES = 8_192
 """A larger request takes long to read."""
+
+log = get_logger("retriever")
 
 _SEARCH_SECONDS = {plan: metrics.RETRIEVER_SEARCH_SECONDS.labels(plan.value) for plan in Plan}
 
@@ -56,27 +61,53 @@ def build(bundle: Bundle, settings: RetrieverSettings) -> RetrieverServicer:
     Raises:
         BadBundle: a file is not what the manifest says.
         BadJournal, UsageError: the journal cannot be used.
+        SharedLogGone: what others changed cannot be read, and the journal does not know of it from before.
     """
     retriever = Retriever.open(bundle)
     retriever.warm_up()
     state_dir = settings.state_beside(settings.bundle)
     journal = Journal(state_dir)
     try:
+        replica = open_replica(journal, settings)
         retriever.live.replay(journal.records())
     except BaseException:
         journal.close()
         raise
-    return RetrieverServicer(Shelf(retriever), journal, state_dir / "snapshots", settings.search_threads)
+    return RetrieverServicer(Shelf(retriever), journal, replica, state_dir / "snapshots", settings.search_threads)
+
+
+def open_replica(journal: Journal, settings: RetrieverSettings) -> Replica | None:
+    """The journal brought up to the shared log, where the settings name one.
+
+    Raises:
+        UsageError: the setting is wrong.
+        SharedLogGone: it does not answer, and the journal does not know of it from before: an item that was deleted
+            would be back.
+    """
+    if settings.redis_url is None:
+        return None
+    replica = Replica(journal, SharedLog(settings.redis_url.get_secret_value()))
+    try:
+        for _ in replica.news():
+            pass
+    except SharedLogGone as error:
+        if journal.followed is None:
+            raise
+        log.warning("shared_log_lost", error=repr(error.__cause__), position=journal.followed[1])
+    return replica
 
 
 class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     """Answers from the loaded bundles, and writes changes."""
 
-    def __init__(self, shelf: Shelf, journal: Journal, snapshots_dir: Path, search_threads: int) -> None:
+    def __init__(
+        self, shelf: Shelf, journal: Journal, replica: Replica | None, snapshots_dir: Path, search_threads: int
+    ) -> None:
         self._shelf = shelf
         self._journal = journal
+        self._replica = replica
         self._snapshots_dir = snapshots_dir
-        self._writer = JournalWriter(journal, shelf.show, shelf.tidy)
+        self._writer = JournalWriter(journal, shelf.show, shelf.tidy, replica)
         # OpenMP's setting belongs to the thread that makes it. One search gains nothing from more threads, and idle
         # ones would spin beside the other searches.
         self._workers = Workers("retriever", search_threads, on_start=lambda: faiss.omp_set_num_threads(1))
@@ -134,6 +165,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def GetItems(
         self, request: retriever_pb2.RetrieverServiceGetItemsRequest, context: Any
     ) -> retriever_pb2.RetrieverServiceGetItemsResponse:
+        # Who has changed an item through another retriever reads what was acknowledged.
+        await self._writer.catch_up()
         return await self._workers.run(lambda: self._get_items(request))
 
     async def UpsertItems(
@@ -208,6 +241,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._workers.close()
         self._writer.close()
         self._journal.close()
+        if self._replica is not None:
+            self._replica.close()
 
     async def _done(self, request: Asked, work: Callable[[Asked, Retriever, Selection], T]) -> T:
         """What is quick is done here; the rest on a thread, reading the request included."""

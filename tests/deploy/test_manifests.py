@@ -29,7 +29,7 @@ from clozerec_cli.main import app
 from clozerec_cli.serving import Part
 from clozerec_cli.settings import EVERY_KIND, CommandSettings
 from clozerec_core.rpc import LIVENESS, ServerSettings
-from clozerec_core.settings import Settings
+from clozerec_core.settings import ENV_PREFIX, Settings, StateSettings
 from clozerec_encoder.servicer import SERVICE_NAME as ENCODER_SERVICE
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_gateway.servicer import SERVICE_NAME as RECOMMENDER_SERVICE
@@ -143,21 +143,32 @@ def test_network_policies_name_pods_and_ports_that_exist() -> None:
 def test_every_variable_is_a_setting_with_a_valid_value(
     documents: tuple[Document, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in os.environ if name.startswith("CLOZEREC_")]:
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         monkeypatch.delenv(name)
     for part, pod, container in our_containers(documents):
         given = variables_of(documents, container)
         kind: type[Settings] = PARTS[part][0] if part in PARTS else CommandSettings
         with monkeypatch.context() as environment:
             for name, value in given.items():
-                if name.startswith("CLOZEREC_"):
+                if name.startswith(ENV_PREFIX):
                     environment.setenv(name, value)
             kind.load({} if part in PARTS else {"target": None}, EVERY_KIND)
+        ours = {name.removeprefix(ENV_PREFIX).lower() for name in given if name.startswith(ENV_PREFIX)}
+        assert ours <= kind.model_fields.keys(), f"{part} reads no such setting"
         assert not pod["spec"].get("enableServiceLinks", True), "service links would be unknown CLOZEREC_ variables"
         mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
         for name, value in given.items():
-            if name.startswith("CLOZEREC_") and value.startswith("/"):
+            if name.startswith(ENV_PREFIX) and value.startswith("/"):
                 assert any(Path(value).is_relative_to(mount) for mount in mounts), f"{name}={value} lies on no volume"
+
+
+def test_many_of_a_kind_share_what_they_keep(whole: tuple[Document, ...]) -> None:
+    """Each would know its own changes only."""
+    for deployment in of_kind(whole, "Deployment"):
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        kind = PARTS[container["name"]][0]
+        if issubclass(kind, StateSettings) and deployment["spec"].get("replicas") != 1:
+            assert "CLOZEREC_REDIS_URL" in variables_of(whole, container), container["name"]
 
 
 def test_targets_are_services_of_the_same_build(whole: tuple[Document, ...]) -> None:
