@@ -83,7 +83,11 @@ class handling:  # noqa: N801  # reads like `asyncio.timeout`
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _current.reset(self._token)
+        try:  # noqa: SIM105  # every call pays for what stands here
+            _current.reset(self._token)
+        except ValueError:
+            # The caller of a stream went away: its generator is closed in another context, where nothing was set.
+            pass
         if self._span is not None:
             self._span.__exit__(kind, error, trace)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import grpc
@@ -10,8 +11,9 @@ import pytest
 
 from clozerec.v1 import recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from clozerec_core.bundle import Bundle
 from clozerec_gateway.streaming import answered_in_order
-from integration.conftest import TIMEOUT_S, Gateway
+from integration.conftest import TIMEOUT_S, Gateway, running
 
 SESSIONS = ["a", "b", "zz", "c", "", "d"]
 
@@ -37,6 +39,67 @@ async def test_a_stream_answers_each_request_in_order_as_single_calls_would(gate
             else:
                 single = await stub.Recommend(request(item_id), timeout=TIMEOUT_S) if item_id == "a" else None
                 assert single is None or list(single.items) == list(result.response.items)
+
+
+async def test_a_caller_who_reads_nothing_holds_back_what_is_read_of_the_stream(toy_bundle: Bundle) -> None:
+    """Other callers are answered meanwhile; once the caller reads, every answer is there."""
+    num_requests, num_sent = 400, 0
+    ignored = [f"nobody-knows-{number}-{'x' * 40}" for number in range(1_000)]
+
+    async def requests() -> AsyncIterator[recommender_pb2.RecommendRequest]:
+        nonlocal num_sent
+        for number in range(num_requests):
+            num_sent += 1
+            query = request("a")
+            if number % 2:
+                query = recommender_pb2.RecommendRequest(
+                    query_type=recommender_pb2.QUERY_TYPE_SEQUENTIAL, session_items=["a"]
+                )
+            query.exclude_item_ids.extend(ignored)
+            query.top_k = 15
+            yield query
+
+    # Without the probe the caller's window stays at 64 KiB, some twenty answers.
+    options = (("grpc.http2.bdp_probe", 0),)
+    async with (
+        running(toy_bundle, "all in one") as gateway,
+        grpc.aio.insecure_channel(gateway.target, options=options) as channel,
+    ):
+        call = RecommenderServiceStub(channel).RecommendStream(requests(), timeout=10 * TIMEOUT_S)
+        first = await call.read()
+        seen, num_still = 0, 0
+        while num_still < 20:
+            assert (await gateway.ids(query_type="item_to_item", item_id="a", top_k=1)) != []
+            num_still = num_still + 1 if num_sent == seen else 0
+            seen = num_sent
+        assert num_sent < num_requests / 2
+        results = [first, *[await call.read() for _ in range(num_requests - 1)]]
+        assert await call.read() is grpc.aio.EOF
+    kinds = [result.response.query_type for result in results]
+    assert kinds == [recommender_pb2.QUERY_TYPE_ITEM_TO_ITEM, recommender_pb2.QUERY_TYPE_SEQUENTIAL] * (
+        num_requests // 2
+    )
+
+
+async def test_a_caller_who_goes_away_amid_answers_leaves_no_fault_behind(
+    toy_bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def requests() -> AsyncIterator[recommender_pb2.RecommendRequest]:
+        while True:
+            query = request("a")
+            query.top_k = 15
+            yield query
+
+    async with running(toy_bundle, "all in one") as gateway:
+        for _ in range(3):
+            async with grpc.aio.insecure_channel(gateway.target, options=(("grpc.http2.bdp_probe", 0),)) as channel:
+                call = RecommenderServiceStub(channel).RecommendStream(requests(), timeout=TIMEOUT_S)
+                for _ in range(3):
+                    await call.read()
+                call.cancel()
+        gc.collect()
+        assert await gateway.ids(query_type="item_to_item", item_id="a", top_k=1)
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 async def test_a_stream_without_requests_has_no_answers(gateway: Gateway) -> None:
