@@ -208,6 +208,7 @@ async def test_without_the_retriever_popularity_is_kept(toy_bundle: Bundle, tmp_
         queries = [
             {"query_type": "user_to_item", "user_id": "nobody", "top_k": 100},
             {"query_type": "user_to_item", "user_id": "nobody", "top_k": 4, "metadata_fields": ["year", "genres"]},
+            {"query_type": "user_to_item", "user_id": "nobody", "top_k": 100, "metadata_fields": ["in_stock"]},
         ]
         with_retriever = [await parts.ask(**query) for query in queries]
         filters = {"filters": {"meta.in_stock": True}}
@@ -218,6 +219,8 @@ async def test_without_the_retriever_popularity_is_kept(toy_bundle: Bundle, tmp_
             assert list(answer.items) == list(expected.items)
             assert answer.exhausted == expected.exhausted
         assert "d" not in [item.item_id for item in with_retriever[0].items]
+        added = answer.items[-1]
+        assert (added.item_id, dict(added.metadata)) == ("new", {"in_stock": True})
         _, also_filtered, _ = await post("/v1/recommend", queries[0] | filters)
         assert also_filtered["items"] == filtered["items"]
         for query in EVERY_TYPE[:2] + EVERY_TYPE[3:]:

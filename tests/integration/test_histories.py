@@ -147,6 +147,28 @@ async def test_a_forgotten_person_is_unknown_and_told_what_remains(gateway: Gate
     assert (status, document["error"]["details"][1]["field_violations"][0]["field"]) == (400, "user_id")
 
 
+async def test_the_newest_ten_thousand_distinct_items_of_a_person_are_left_out(toy_bundle: Bundle) -> None:
+    """Unknown ids count as any others; an item that comes up again counts once."""
+    settings = {"max_live_events": 20_000, "history_timeout_s": TIMEOUT_S}
+    async with running(toy_bundle, "all in one", **settings) as gateway:
+
+        async def offered() -> set[str]:
+            query = {"query_type": "item_to_item", "item_id": "e", "user_id": "collector", "top_k": 100}
+            answer = await gateway.recommend(**query)
+            assert answer.fallback == recommender_pb2.FALLBACK_NONE
+            return {item.item_id for item in answer.items}
+
+        walk = ["a", "b", *[f"x-{number}" for number in range(9_998)], *["x-7"] * 500]
+        for start in range(0, len(walk), 1_000):
+            events = [
+                event(item_id, start + place, "collector") for place, item_id in enumerate(walk[start : start + 1_000])
+            ]
+            await record(gateway, *events)
+        assert not {"a", "b"} & await offered()
+        await record(gateway, event("one-more", 20_000, "collector"))
+        assert {"a", "b"} & await offered() == {"a"}
+
+
 async def test_a_forgotten_person_leaves_no_bytes_in_any_file(toy_bundle: Bundle, tmp_path: Path) -> None:
     """Deleted rows, the log and free pages included; the others' events, among which theirs lay, are still there."""
     user_id = "somebody-with-a-name-of-their-own"

@@ -16,6 +16,7 @@ from clozerec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommen
 from clozerec_cli.serving import encoder_server, gateway_server, retriever_server
 from clozerec_core.bundle import Bundle
 from clozerec_core.errors import UsageError
+from clozerec_core.rpc import LIVENESS, GrpcServer, Service
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_gateway.settings import GatewaySettings
 from clozerec_retriever.settings import RetrieverSettings
@@ -91,6 +92,24 @@ async def test_a_stopping_server_says_so_first_and_finishes_what_it_began(toy_bu
         assert info.bundle_id == toy_bundle.bundle_id
         watch.cancel()
         await stopping
+
+
+async def test_a_server_that_listens_is_alive_and_not_serving_until_it_is_ready(toy_bundle: Bundle) -> None:
+    name = "clozerec.v1.EncoderService"
+    server = GrpcServer(
+        [Service(name, lambda _: None)], EncoderSettings(bundle=toy_bundle.path, grpc_port=0, grace_s=0)
+    )
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+
+        async def status(service: str) -> int:
+            request = health_pb2.HealthCheckRequest(service=service)
+            return (await health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_S)).status
+
+        assert [await status(LIVENESS), await status(name), await status("")] == [SERVING, NOT_SERVING, NOT_SERVING]
+        await server.ready(port)
+        assert [await status(LIVENESS), await status(name), await status("")] == [SERVING] * 3
+    await server.stop()
 
 
 async def test_a_port_in_use_is_named(toy_bundle: Bundle, gateway: Gateway) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import grpc
@@ -11,6 +12,8 @@ import toy_world
 
 from clozerec.v1 import recommender_pb2
 from clozerec_core.bundle import Bundle
+from clozerec_gateway.paging import PageTokens
+from clozerec_gateway.wire import fingerprint
 from integration.conftest import Gateway, running
 from integration.test_recommend import refused
 
@@ -85,6 +88,24 @@ async def test_gateways_with_one_key_share_pages_and_others_do_not(toy_bundle: B
             [await one.recommend(**query, page_token=token)]
         )
         assert (await refused(other, **query, page_token=token))[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_page_token_is_good_for_thirty_minutes(toy_bundle: Bundle) -> None:
+    """Signed with the gateway's key by a clock that is behind: as old a token as the gateway would read then."""
+    query = {"query_type": "sequential", "session_items": ["a", "b"], "top_k": 2}
+    request = recommender_pb2.RecommendRequest(**query | {"query_type": "QUERY_TYPE_SEQUENTIAL"})
+    key = "secret"
+    async with running(toy_bundle, "all in one", page_key=key) as gateway:
+        token = (await gateway.recommend(**query)).next_page_token
+        page = PageTokens(key.encode()).read(token, fingerprint(request))
+
+        def aged(minutes: float) -> str:
+            return PageTokens(key.encode(), lambda: time.time() - 60 * minutes).write(page, fingerprint(request))
+
+        expected = await gateway.recommend(**query, page_token=token)
+        assert flat([await gateway.recommend(**query, page_token=aged(29))]) == flat([expected])
+        code, reason, _ = await refused(gateway, **query, page_token=aged(31))
+        assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STALE_PAGE")
 
 
 @pytest.mark.parametrize("query", QUERIES)
