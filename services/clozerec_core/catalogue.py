@@ -110,7 +110,7 @@ class Catalogue:
 
     def rows_of(self, item_ids: Iterable[str]) -> list[int]:
         """Rows of the known ones among the ids."""
-        return [row for item_id in item_ids if (row := self._places.of(item_id)) is not None]
+        return [row for row in map(self._places.of, item_ids) if row is not None]
 
     def cells(self, row: int) -> dict[str, Cell]:
         """The item's metadata as predicates read it: datetimes as microseconds, lists as tuples."""

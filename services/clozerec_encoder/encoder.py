@@ -97,13 +97,16 @@ class Encoder:
             Overloaded, DeadlineExceeded: see `Batcher.submit`.
         """
         await self._embed_texts(readings, caller)
-        readable = [reading for reading in readings if reading.window is not None]
-        windows = [reading.window for reading in readable if reading.window is not None]
-        if windows:
+        readable = [(reading.encoded, reading.window) for reading in readings if reading.window is not None]
+        if len(readable) > 1:
+            # Side by side those of one length fall into one batch, where they run together.
+            readable.sort(key=lambda each: len(each[1].rows))
+        if readable:
+            windows = [window for _, window in readable]
             costs = [self._engine.run_len(len(window.rows)) + RUN_COST for window in windows]
             intents = await self._batcher.submit(windows, costs, caller)
-            for reading, intent_D in zip(readable, intents, strict=True):
-                reading.encoded.intent = intent_D
+            for (encoded, _), intent_D in zip(readable, intents, strict=True):
+                encoded.intent = intent_D
         return [reading.encoded for reading in readings]
 
     def intent_at_once(self, rows: Sequence[int], mask_position: int) -> Floats | None:

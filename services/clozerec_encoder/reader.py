@@ -94,6 +94,8 @@ class SequenceReader:
             rows = known if len(known) == length else None
         if rows is not None:
             if rows and self.vectorless.isdisjoint(rows):
+                if length <= self.max_items:
+                    return Reading(encoded, RowSequence(rows, mask_index))
                 window = window_around(length, mask_index, self.max_items)
                 return Reading(encoded, RowSequence(rows[window.start : window.stop], window.mask_position))
             tokens = tokens or [self.catalogue.item_ids[row] for row in rows]

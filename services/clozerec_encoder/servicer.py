@@ -15,6 +15,7 @@ from clozerec.v1 import encoder_pb2, encoder_pb2_grpc
 from clozerec_core.bundle import Bundle
 from clozerec_core.errors import BadRequest
 from clozerec_core.rpc import Service
+from clozerec_core.vector_wire import set_vector
 from clozerec_core.workers import Workers
 from clozerec_encoder.bundles import LoadedBundles
 from clozerec_encoder.tokens import ContentToken, Encoded, TextToken, Token, TokenSequence
@@ -47,9 +48,10 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
                 lambda: encoder.read([_sequence(message, i, request) for i, message in enumerate(request.sequences)]),
             )
             results = await encoder.encode(readings, context.peer())
-            return encoder_pb2.EncodeSequencesResponse(
-                bundle_id=encoder.bundle_id, sequences=[_encoded(result) for result in results]
-            )
+            response = encoder_pb2.EncodeSequencesResponse(bundle_id=encoder.bundle_id)
+            for result in results:
+                _write(result, response.sequences.add())
+            return response
 
     def intent_at_once(self, bundle_id: str, rows: Sequence[int], mask_position: int) -> Sequence[float] | None:
         """`EncodeSequences` of one window for a caller of this process, without messages; None: ask the RPC."""
@@ -62,11 +64,12 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     ) -> encoder_pb2.EncodeTextsResponse:
         with self._bundles.using(request.bundle_id) as encoder:
             vectors = await encoder.encode_texts(request.texts, context.peer())
-            texts = [
-                encoder_pb2.EncodedText(content=content.tolist(), item=item.tolist(), truncated=truncated)
-                for content, item, truncated in zip(vectors.content, vectors.items, vectors.truncated, strict=True)
-            ]
-            return encoder_pb2.EncodeTextsResponse(bundle_id=encoder.bundle_id, texts=texts)
+            response = encoder_pb2.EncodeTextsResponse(bundle_id=encoder.bundle_id)
+            for content, item, truncated in zip(vectors.content, vectors.items, vectors.truncated, strict=True):
+                text = response.texts.add(truncated=truncated)
+                set_vector(text, "content", content)
+                set_vector(text, "item", item)
+            return response
 
     async def GetEncoderInfo(
         self, request: encoder_pb2.GetEncoderInfoRequest, context: Any
@@ -131,10 +134,10 @@ def _token(message: encoder_pb2.Token, field: str) -> Token:
             raise BadRequest.of(field, "expected one of item_id, content and text")
 
 
-def _encoded(result: Encoded) -> encoder_pb2.EncodedSequence:
-    return encoder_pb2.EncodedSequence(
-        intent=None if result.intent is None else result.intent.tolist(),
-        unknown_tokens=result.unknown,
-        vectorless_tokens=result.vectorless,
-        truncated_tokens=result.truncated,
-    )
+def _write(result: Encoded, message: encoder_pb2.EncodedSequence) -> None:
+    if result.intent is not None:
+        set_vector(message, "intent", result.intent)
+    if result.unknown or result.vectorless or result.truncated:
+        message.unknown_tokens.extend(result.unknown)
+        message.vectorless_tokens.extend(result.vectorless)
+        message.truncated_tokens.extend(result.truncated)
