@@ -10,9 +10,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import grpc
+import uvloop
 
 from clozerec_cli.serving import encoder_server
 from clozerec_core.bundle import Bundle
+from clozerec_core.garbage import settle
 from clozerec_encoder.settings import EncoderSettings
 
 ECHO = "/bench.Echo/Echo"
@@ -59,11 +61,19 @@ def _process(target: Callable[..., None], *args: Any) -> Iterator[int]:
 
 def _serve_encoder(pipe: Connection, bundle: Bundle, settings: dict[str, Any]) -> None:
     served = EncoderSettings(bundle=bundle.path, grpc_port=0, grace_s=0, log_level="error", **settings)
-    asyncio.run(_until_closed(pipe, encoder_server(bundle, served)))
+    uvloop.run(_until_closed(pipe, _settled(encoder_server(bundle, served))))
 
 
 def _serve_echo(pipe: Connection, answer_size: int) -> None:
     asyncio.run(_until_closed(pipe, _echo_server(b"x" * answer_size)))
+
+
+@asynccontextmanager
+async def _settled(server: AbstractAsyncContextManager[int]) -> Any:
+    """With the garbage collector as `clozerec serve` leaves it, whose event loop is uvloop's, too."""
+    async with server as port:
+        settle()
+        yield port
 
 
 async def _until_closed(pipe: Connection, server: AbstractAsyncContextManager[int]) -> None:
