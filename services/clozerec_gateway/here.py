@@ -51,14 +51,12 @@ class NearEncoderClient(EncoderClient):
         super().__init__(*arguments)
         self._here = here
         self._id = bundle.bundle_id
-        self._row_of = bundle.catalogue.row_of
 
     async def encode_sequence(self, members: Sequence[Member], mask_index: int | None) -> EncodedSequence:
         """See `EncoderClient`."""
-        rows = [self._row_of(member) if isinstance(member, str) else None for member in members]
-        known = [row for row in rows if row is not None]
-        if known and len(known) == len(members):
-            intent = self._here.intent_at_once(self._id, known, len(known) if mask_index is None else mask_index)
+        rows = self._rows_of([member for member in members if isinstance(member, str)])
+        if rows and len(rows) == len(members):
+            intent = self._here.intent_at_once(self._id, rows, len(rows) if mask_index is None else mask_index)
             if intent is not None:
                 return EncodedSequence(intent)
         return await super().encode_sequence(members, mask_index)

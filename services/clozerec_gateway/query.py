@@ -189,7 +189,8 @@ def id_list_violations(name: str, ids: Sequence[str], at_most: int) -> Iterator[
         yield Violation(name, f"{len(ids)} ids; at most {at_most} are allowed")
         return
     for i, each in enumerate(ids):
-        yield from id_violations(f"{name}[{i}]", each, is_required=True)
+        if not 0 < len(each.encode()) <= MAX_ID_BYTES:
+            yield from id_violations(f"{name}[{i}]", each, is_required=True)
 
 
 def check_item_ids(item_ids: Sequence[str]) -> None:
