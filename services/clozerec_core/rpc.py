@@ -141,6 +141,7 @@ class GrpcServer:
         for service in services:
             service.register(hosts)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, hosts)
+        self._server.add_registered_method_handlers(health.SERVICE_NAME, methods.of(health.SERVICE_NAME))
         self._health_server = grpc.aio.server(options=options[:1]) if settings.health_port is not None else None
         if self._health_server is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)

@@ -2,6 +2,7 @@
 
 No interceptors: grpc.aio asks each of them at every call for what never changes. Nor does it hear of registered
 methods: with those it waits for the next call of each method apart, and takes up all of these waits anew after each.
+Health alone is registered, so that a probe is not the last of the calls that wait to be taken.
 """
 
 from __future__ import annotations
@@ -50,6 +51,15 @@ class Methods(grpc.GenericRpcHandler):
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: object) -> None:
         """Generated code offers the same methods in this form, too."""
+
+    def of(self, service_name: str) -> dict[str, Any]:
+        """The wrapped methods of a service by their names."""
+        start = f"/{service_name}/"
+        return {
+            method.removeprefix(start): handler
+            for method, handler in self._handlers.items()
+            if method.startswith(start)
+        }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The handler of a call that arrives; None: there is no such method."""

@@ -153,3 +153,27 @@ async def test_more_callers_on_a_connection_than_its_limit_wait_and_are_all_answ
 
 async def _answer(call: Any) -> Any:
     return await call
+
+
+async def test_a_probe_does_not_wait_behind_the_calls_that_came_before_it(toy_bundle: Bundle) -> None:
+    settings = EncoderSettings(bundle=toy_bundle.path, grpc_port=0, grace_s=1, max_concurrent_streams=1_000)
+    ended: list[str] = []
+    async with (
+        encoder_server(toy_bundle, settings) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", (("grpc.use_local_subchannel_pool", 1),)) as other,
+    ):
+        assert await health_of(other, "") == SERVING
+        stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+        await stub.GetEncoderInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
+
+        async def ask() -> None:
+            await stub.GetEncoderInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
+            ended.append("call")
+
+        async def probe() -> None:
+            await health_of(other, "")
+            ended.append("probe")
+
+        await asyncio.gather(*(ask() for _ in range(500)), probe())
+    assert ended.index("probe") < 250
