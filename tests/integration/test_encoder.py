@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,25 @@ async def test_batched_equals_one_by_one(stub: EncoderServiceStub) -> None:
     for each, together in zip(sequences, batched, strict=True):
         (alone,) = await encode(stub, each)
         assert list(alone.unknown_tokens) == list(together.unknown_tokens)
+        np.testing.assert_allclose(alone.intent, together.intent, atol=1e-5)
+
+
+async def test_a_batch_of_all_kinds_of_tokens_equals_one_by_one(stub: EncoderServiceStub) -> None:
+    """Ids, content vectors and texts, known and unknown, with the mask in every place."""
+    words = ["cast iron pan", "a lamp", "steel tea kettle", *toy_world.TITLES[:4]]
+    embedded = await stub.EncodeTexts(encoder_pb2.EncodeTextsRequest(texts=words), timeout=TIMEOUT_S)
+    tokens = [
+        *(encoder_pb2.Token(item_id=item_id) for item_id in [*toy_world.ITEM_IDS, "zz"]),
+        *(encoder_pb2.Token(text=text) for text in words),
+        *(encoder_pb2.Token(content=encoder_pb2.ContentVector(values=text.content)) for text in embedded.texts),
+    ]
+    choice = random.Random(7)
+    sequences = []
+    for length in [*range(1, 13), *range(1, 13)]:
+        mask_index = choice.choice([None, *range(length + 1)])
+        sequences.append(encoder_pb2.Sequence(tokens=choice.choices(tokens, k=length), mask_index=mask_index))
+    for each, together in zip(sequences, await encode(stub, *sequences), strict=True):
+        (alone,) = await encode(stub, each)
         np.testing.assert_allclose(alone.intent, together.intent, atol=1e-5)
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnxruntime
 import pytest
+import toy_world
 from bundle_factory import random_vectors
 from encoder_bundle import random_network, torch_intent, write_encoder_bundle
 
+from clozerec_core.bundle import Bundle
 from clozerec_core.errors import UsageError
 from clozerec_encoder.bundles import LoadedBundles
 from clozerec_encoder.engine import RowSequence, SequenceEngine
+from clozerec_encoder.runtime import Device
 from clozerec_encoder.settings import EncoderSettings
+from clozerec_encoder.text import TextEngine
 from clozerec_trainer.model import NetworkSpec
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+needs_cuda = pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU, and onnxruntime-gpu in place of onnxruntime")
 SPEC = NetworkSpec(12, 7, 2, 3, 0.1, True)
 
 
@@ -27,7 +33,21 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_way_out(tmp_path: Path) -> 
         LoadedBundles(bundle, EncoderSettings(bundle=bundle.path, encoder_device="cuda"))
 
 
-@pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU, and onnxruntime-gpu in place of onnxruntime")
+@needs_cuda
+def test_a_gpu_gives_the_same_content_vectors(toy_text_bundle: Bundle) -> None:
+    info = toy_text_bundle.manifest.text
+    assert info is not None
+    texts = [*toy_world.TITLES, "long words " * 1_000]
+    cpu, gpu = (
+        TextEngine(toy_text_bundle, info, EncoderSettings(bundle=toy_text_bundle.path, encoder_device=device))
+        for device in get_args(Device)
+    )
+    for expected, found in zip(cpu.embed(texts), gpu.embed(texts), strict=True):
+        np.testing.assert_allclose(found.content, expected.content, atol=1e-3)
+        assert found.truncated == expected.truncated
+
+
+@needs_cuda
 def test_a_gpu_gives_the_same_intents(tmp_path: Path) -> None:
     network = random_network(SPEC)
     engine = SequenceEngine(

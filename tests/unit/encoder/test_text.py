@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -84,3 +86,35 @@ def test_a_text_has_the_same_vector_alone_and_among_others(engine: CountingEngin
     assert [each.truncated for each in together] == [False, False, False, True]
     for text, among in zip(lot, together, strict=True):
         np.testing.assert_allclose(engine.embed([text])[0].content, among.content, atol=1e-5)
+
+
+BURST = """
+import sys
+from pathlib import Path
+
+from clozerec_core.bundle import Bundle
+from clozerec_encoder.settings import EncoderSettings
+from clozerec_encoder.text import TextEngine
+
+def kib(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+bundle = Bundle.open(Path(sys.argv[1]))
+engine = TextEngine(bundle, bundle.manifest.text, EncoderSettings(bundle=bundle.path, text_batch_tokens=4096))
+for _ in range(3):
+    engine.embed(["a short text"])
+before = kib("VmRSS")
+engine.embed([f"{number} " + "long words " * 1000 for number in range(16)])
+print(before, kib("VmHWM"), kib("VmRSS"))
+"""
+
+
+def test_memory_that_a_burst_of_long_texts_took_is_given_back(toy_text_bundle: Bundle) -> None:
+    """In a process of its own, with batches sixteen times as large as by default, so much is to be given back."""
+    printed = subprocess.run(
+        [sys.executable, "-c", BURST, str(toy_text_bundle.path)], capture_output=True, text=True, check=True
+    ).stdout
+    before, peak, after = map(int, printed.split())
+    assert peak - before > 100_000
+    assert after - before < (peak - before) / 4
