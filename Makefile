@@ -14,7 +14,7 @@ SITE    = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("
 tool = test -d $(TOOLS)/$(1) || { $(PYTHON) -m venv $(TOOLS)/$(1) && $(TOOLS)/$(1)/bin/pip install -qq $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo proto proto-check fmt lint types test test-all bench images pin-images manifests test-faults bench-load audit sbom clean
+.PHONY: help setup demo proto proto-check fmt lint types test test-thorough test-all bench images pin-images manifests test-faults bench-load audit sbom clean
 
 help:            ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -62,6 +62,9 @@ types: setup     ## mypy strict
 
 test: setup      ## Every test that CI runs
 	$(BIN)/pytest
+
+test-thorough: setup  ## The gateway against a slow model of its meaning: 5,000 random steps
+	$(BIN)/pytest tests/property/test_gateway_model.py --hypothesis-profile thorough
 
 test-all: lint types test  ## What CI runs
 

@@ -17,7 +17,7 @@ settings.register_profile(
     max_examples=150,
     suppress_health_check=[HealthCheck.too_slow],
 )
-# As often as a proof by numbers asks for: pytest --hypothesis-profile thorough
+# As often as a proof by numbers asks for: make test-thorough
 settings.register_profile("thorough", settings.get_profile("clozerec"), max_examples=100)
 settings.load_profile("clozerec")
 
