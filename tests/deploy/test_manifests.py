@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
+import yaml
 from deploy.manifests import (
     CUSTOM,
+    K8S,
     KUBERNETES,
     ORDER,
     OURS,
@@ -28,6 +30,7 @@ from deploy.manifests import variables as variables_of
 from clozerec_cli.main import app
 from clozerec_cli.serving import Part
 from clozerec_cli.settings import EVERY_KIND, CommandSettings
+from clozerec_core import metrics
 from clozerec_core.rpc import LIVENESS, ServerSettings
 from clozerec_core.settings import ENV_PREFIX, Settings, StateSettings
 from clozerec_encoder.servicer import SERVICE_NAME as ENCODER_SERVICE
@@ -110,6 +113,33 @@ def test_every_selector_finds_pods_and_every_port_is_open_on_them(documents: tup
             d for d in of_kind(documents, "Deployment") if d["metadata"]["name"] == scaler["metadata"]["name"]
         )
         assert "replicas" not in target["spec"], "two owners of one number"
+
+
+def test_autoscalers_look_at_what_the_servers_count(whole: tuple[Document, ...]) -> None:
+    adapter = yaml.safe_load((K8S / "components" / "autoscaling" / "adapter-rules.yaml").read_text())
+    (series,) = [rule["seriesQuery"].split("{")[0] for rule in adapter["rules"]["custom"]]
+    counted = {family.name for family in metrics.REGISTRY.collect()}
+    for scaler in of_kind(whole, "HorizontalPodAutoscaler"):
+        (each,) = scaler["spec"]["metrics"]
+        assert each["pods"]["metric"]["name"] == series
+        assert series in counted
+        service = each["pods"]["metric"]["selector"]["matchLabels"]["grpc_service"]
+        assert service == PARTS[scaler["metadata"]["name"]][1]
+
+
+def test_every_part_spreads_over_hosts_and_zones_and_loses_one_pod_at_a_time(whole: tuple[Document, ...]) -> None:
+    budgets = of_kind(whole, "PodDisruptionBudget")
+    for part, pod, _ in our_containers(whole):
+        if part not in PARTS:
+            continue
+        spreads = pod["spec"]["topologySpreadConstraints"]
+        assert {spread["topologyKey"] for spread in spreads} == {
+            "kubernetes.io/hostname",
+            "topology.kubernetes.io/zone",
+        }
+        assert all(selects(spread["labelSelector"]["matchLabels"], pod) for spread in spreads)
+        (budget,) = [each for each in budgets if selects(each["spec"]["selector"]["matchLabels"], pod)]
+        assert budget["spec"]["maxUnavailable"] == 1
 
 
 def test_network_policies_name_pods_and_ports_that_exist() -> None:
