@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from clozerec.v1 import recommender_pb2
@@ -15,14 +15,28 @@ from faults.stack import Stack, during
 from faults.table import RATE_PER_S, RECOVERY_S, Arrangement, check, row
 
 TWO_ENCODERS = Arrangement(num_encoders=2, drains_slowly=True)
+TWO_RETRIEVERS = Arrangement(num_retrievers=2, has_redis=True, drains_slowly=True)
 WITH_REDIS = Arrangement(has_redis=True)
 FROZEN_S = 2.0
 
 
 @row("SIGKILL one of two encoders", "0 client errors: calls go to the other; it restarts clean", on=TWO_ENCODERS)
 async def kill_an_encoder(stack: Stack) -> Outcome:
+    return await _killed(stack, stack.encoders[0])
+
+
+@row(
+    "SIGKILL one of two retrievers",
+    "0 client errors: calls go to the other; it restarts clean",
+    on=TWO_RETRIEVERS,
+    tool="redis-server",
+)
+async def kill_a_retriever(stack: Stack) -> Outcome:
+    return await _killed(stack, stack.retrievers[0])
+
+
+async def _killed(stack: Stack, victim: ServiceProcess) -> Outcome:
     outcome = Outcome()
-    victim = stack.encoders[0]
 
     async def kill_and_restart() -> None:
         await victim.kill()
@@ -35,17 +49,27 @@ async def kill_an_encoder(stack: Stack) -> Outcome:
     return outcome
 
 
-@row(
-    "rolling SIGTERM of two encoders, whose addresses stay known",
-    "0 errors, 0 fallbacks",
-    on=TWO_ENCODERS,
-)
+@row("rolling SIGTERM of two encoders, whose addresses stay known", "0 errors, 0 fallbacks", on=TWO_ENCODERS)
 async def rolling_restart(stack: Stack) -> Outcome:
+    return await _rolled(stack, stack.encoders)
+
+
+@row(
+    "rolling SIGTERM of two retrievers, whose addresses stay known",
+    "0 errors, 0 fallbacks",
+    on=TWO_RETRIEVERS,
+    tool="redis-server",
+)
+async def rolling_retrievers(stack: Stack) -> Outcome:
+    return await _rolled(stack, stack.retrievers)
+
+
+async def _rolled(stack: Stack, processes: Sequence[ServiceProcess]) -> Outcome:
     outcome = Outcome()
 
     async def roll() -> None:
-        for encoder in stack.encoders:
-            await encoder.restart()
+        for process in processes:
+            await process.restart()
             await asyncio.sleep(0.5)
 
     rolling = asyncio.create_task(roll())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class Stack:
 
     place: Place
     encoders: list[ServiceProcess]
-    retriever: ServiceProcess
+    retrievers: list[ServiceProcess]
     gateway: ServiceProcess
     asker: Asker
     link: Path
@@ -31,8 +31,13 @@ class Stack:
     identities: Identities | None = None
 
     @property
+    def retriever(self) -> ServiceProcess:
+        """The first, or the only one."""
+        return self.retrievers[0]
+
+    @property
     def processes(self) -> list[ServiceProcess]:
-        return [*self.encoders, self.retriever, self.gateway]
+        return [*self.encoders, *self.retrievers, self.gateway]
 
     def point(self, bundle: Path) -> None:
         """Let the link name another bundle."""
@@ -77,19 +82,26 @@ async def stack(arrangement: Arrangement, place: Place, **variables: str) -> Asy
             directory.mkdir(exist_ok=True)
             return str(directory)
 
-        *encoders, retriever = await asyncio.gather(
+        started = await asyncio.gather(
             *(begin("encoder") for _ in range(arrangement.num_encoders)),
-            begin("retriever", CLOZEREC_STATE_DIR=state("retriever")),
+            *(
+                begin("retriever", CLOZEREC_STATE_DIR=state(f"retriever-{number}"))
+                for number in range(arrangement.num_retrievers)
+            ),
         )
-        encoder_target = "ipv4:" + ",".join(encoder.target for encoder in encoders)
+        encoders, retrievers = started[: arrangement.num_encoders], started[arrangement.num_encoders :]
         gateway = await begin(
-            *("gateway", "--encoder-target", encoder_target, "--retriever-target", retriever.target),
+            *("gateway", "--encoder-target", _addresses(encoders), "--retriever-target", _addresses(retrievers)),
             CLOZEREC_STATE_DIR=state("gateway"),
         )
         asker = Asker(gateway.target, place.questions(), identities.caller if identities is not None else None)
         running.push_async_callback(asker.close)
         await asker.learn()
-        yield Stack(place, encoders, retriever, gateway, asker, bundle, redis, identities)
+        yield Stack(place, encoders, retrievers, gateway, asker, bundle, redis, identities)
+
+
+def _addresses(processes: Sequence[ServiceProcess]) -> str:
+    return "ipv4:" + ",".join(process.target for process in processes)
 
 
 async def during(load: Awaitable[object], after_s: float, action: Callable[[], Awaitable[None]]) -> None:

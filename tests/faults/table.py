@@ -25,6 +25,8 @@ class Arrangement:
     """Which processes run, and how."""
 
     num_encoders: int = 1
+    num_retrievers: int = 1
+    """More of them share their changes, so they need Redis."""
     follows_link: bool = False
     """Of two bundles; looked at ten times a second."""
     has_redis: bool = False
