@@ -132,6 +132,8 @@ class GrpcServer:
             ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
             # Else a call counts until its memory is freed, and callers that keep to the limit are refused.
             ("grpc.http.overload_protection", 0),
+            # Callers of ours ask every second whether we live (rpc_client.py); by default that is held against them.
+            ("grpc.http2.min_ping_interval_without_data_ms", 500),
             ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
         )

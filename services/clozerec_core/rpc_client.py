@@ -35,15 +35,28 @@ _SERVICE_CONFIG = {
     "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
 }
 
+_LIVENESS = (
+    # While calls wait and the peer says nothing for a second, gRPC's own threads ask for a sign of life. One that is
+    # frozen or cut off is left out two seconds later, and what hangs on it goes to the others.
+    ("grpc.keepalive_time_ms", 1_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+    # Then it is tried again, for five seconds and two apart at most; by default for twenty, and two minutes apart.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 250),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
 
 def open_channel(target: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
-    """A channel to `host:port` that spreads calls over all addresses and retries those that never arrived.
+    """A channel to `host:port` that spreads calls over all addresses, leaves out those that are dead, and retries calls
+    that never arrived.
 
     Args:
         target: `dns:///name:port` resolves to every address of the name.
         credentials: None speaks in the clear.
     """
     options = (
+        *_LIVENESS,
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
         ("grpc.max_send_message_length", MAX_REQUEST_BYTES),

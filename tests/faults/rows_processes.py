@@ -18,6 +18,7 @@ TWO_ENCODERS = Arrangement(num_encoders=2, drains_slowly=True)
 TWO_RETRIEVERS = Arrangement(num_retrievers=2, has_redis=True, drains_slowly=True)
 WITH_REDIS = Arrangement(has_redis=True)
 FROZEN_S = 2.0
+LEFT_OUT_AFTER_S = 4.0
 
 
 @row("SIGKILL one of two encoders", "0 client errors: calls go to the other; it restarts clean", on=TWO_ENCODERS)
@@ -86,6 +87,24 @@ async def kill_the_retriever(stack: Stack) -> Outcome:
     await stack.retriever.kill()
     await stack.asker.at_rate(RATE_PER_S, 1, outcome)
     await stack.retriever.start()
+    await stack.asker.until_right(RECOVERY_S, outcome)
+    check(outcome)
+    return outcome
+
+
+@row(
+    "SIGSTOP one of two encoders",
+    f"flagged fallbacks for {LEFT_OUT_AFTER_S:g} s at most, then right answers by the other alone; 0 errors",
+    on=TWO_ENCODERS,
+)
+async def freeze_one_encoder(stack: Stack) -> Outcome:
+    outcome, without = Outcome(), Outcome()
+    stack.encoders[0].send(signal.SIGSTOP)
+    await stack.asker.at_rate(RATE_PER_S, LEFT_OUT_AFTER_S, outcome)
+    await stack.asker.at_rate(RATE_PER_S, FROZEN_S, without)
+    stack.encoders[0].send(signal.SIGCONT)
+    check(without, fallbacks=False)
+    outcome += without
     await stack.asker.until_right(RECOVERY_S, outcome)
     check(outcome)
     return outcome
