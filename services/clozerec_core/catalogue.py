@@ -100,10 +100,6 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    @property
-    def special_rows(self) -> SpecialRows:
-        return SpecialRows(len(self))
-
     def row_of(self, item_id: str) -> int | None:
         """The item's row, or None where the catalogue does not know it."""
         return self._places.of(item_id)

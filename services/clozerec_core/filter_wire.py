@@ -25,7 +25,6 @@ MAX_WIRE_LEVELS = 2 * MAX_LEVELS + 2
 _TO_WIRE = {operator: f"OPERATOR_{operator.name}" for operator in Operator}
 _FROM_WIRE = {filter_pb2.Operator.Value(name): operator for operator, name in _TO_WIRE.items()}
 _TYPE_TO_WIRE = {kind: f"COLUMN_TYPE_{kind.name}" for kind in ColumnType}
-_TYPE_FROM_WIRE = {filter_pb2.ColumnType.Value(name): kind for kind, name in _TYPE_TO_WIRE.items()}
 _VALUE_FIELDS = {
     ColumnType.STRING: "string_value",
     ColumnType.STRING_LIST: "string_value",
@@ -65,11 +64,6 @@ def filter_from_wire(message: filter_pb2.Filter, schema: Schema, field: str = "f
 def columns_to_wire(schema: Schema) -> list[filter_pb2.Column]:
     """The schema as messages, in its order."""
     return [filter_pb2.Column(name=name, type=_TYPE_TO_WIRE[kind]) for name, kind in schema.items()]
-
-
-def columns_from_wire(columns: list[filter_pb2.Column]) -> dict[str, ColumnType]:
-    """The inverse of `columns_to_wire`."""
-    return {column.name: _TYPE_FROM_WIRE[column.type] for column in columns}
 
 
 def _list_to_wire(parts: tuple[Predicate, ...], schema: Schema) -> filter_pb2.FilterList:

@@ -45,9 +45,6 @@ class Items:
         return Items([*self.rows, *other.rows], [*self.strangers, *other.strangers])
 
 
-NO_ITEMS = Items()
-
-
 class History:
     """What a person did, in the terms of one bundle."""
 
