@@ -107,6 +107,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._journal = journal
         self._replica = replica
         self._snapshots_dir = snapshots_dir
+        self._log = log.bind()  # at once: to find out at each search that nobody listens takes as long as searching
         self._writer = JournalWriter(journal, shelf.show, shelf.tidy, replica)
         # OpenMP's setting belongs to the thread that makes it. One search gains nothing from more threads, and idle
         # ones would spin beside the other searches.
@@ -154,7 +155,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                 found = retriever.search_by_vector(question, selection)
         except ClozerecError:
             return None
-        _report(found, time.perf_counter() - start)
+        self._report(found, time.perf_counter() - start)
         return retriever.messages.columns(found.ranking, names), found.exhausted, found.vectorless_item
 
     async def ListPopular(
@@ -268,7 +269,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             found = retriever.search_by_item(request.item_id, selection)
         else:
             found = retriever.search_by_vector(np.array(list(request.intent), np.float32), selection)
-        _report(found, time.perf_counter() - start)
+        self._report(found, time.perf_counter() - start)
         with_vectors, as_cards = request.include_vectors, request.as_cards
         return retriever_pb2.SearchResponse(
             bundle_id=retriever.bundle_id,
@@ -277,6 +278,14 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             vectorless_item=found.vectorless_item,
             cards=_cards(found, retriever, fields, with_vectors) if as_cards else None,
         )
+
+    def _report(self, found: Found, took_s: float) -> None:
+        """How a search was done, into metrics and log."""
+        if found.plan is None:
+            return
+        _SEARCH_SECONDS[found.plan].observe(took_s)
+        metrics.RETRIEVER_PASS_SHARE.observe(found.share)
+        self._log.debug("searched", plan=found.plan.value, pass_ratio=round(found.share, 6), took_ms=took_s * 1e3)
 
     def _list_popular(
         self, request: retriever_pb2.ListPopularRequest, retriever: Retriever, selection: Selection
@@ -311,14 +320,6 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                 if record is not None:
                     item.text, item.text_model = record.text, record.text_model
         return response
-
-
-def _report(found: Found, took_s: float) -> None:
-    """How a search was done, into metrics."""
-    if found.plan is None:
-        return
-    _SEARCH_SECONDS[found.plan].observe(took_s)
-    metrics.RETRIEVER_PASS_SHARE.observe(found.share)
 
 
 def _puts(request: retriever_pb2.RetrieverServiceUpsertItemsRequest, retriever: Retriever) -> list[Put | BadRequest]:

@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundle_factory import make_catalogue, make_manifest, write_files
+from structlog.testing import capture_logs
 
+from clozerec.v1 import retriever_pb2
+from clozerec_core import metrics
 from clozerec_core.bundle import INDEX, SEARCH, Bundle, publish, writing_directory
 from clozerec_core.errors import BadBundle
 from clozerec_core.hybrid import Floats, normalise
+from clozerec_core.rpc_client import LocalStub
 from clozerec_core.search_file import SearchFile
 from clozerec_retriever import planner
 from clozerec_retriever.index import ItemIndex
@@ -18,6 +22,8 @@ from clozerec_retriever.masks import Mask
 from clozerec_retriever.passing import Passing
 from clozerec_retriever.planner import Plan
 from clozerec_retriever.ranking import rank
+from clozerec_retriever.servicer import build
+from clozerec_retriever.settings import RetrieverSettings
 from clozerec_trainer import search_index
 from clozerec_trainer.export import write_index
 from clozerec_trainer.search_index import Quantisation
@@ -113,6 +119,30 @@ def test_each_plan_is_chosen_where_it_should_be(index: ItemIndex, cells_are_good
     assert plans("random 0.1") == {Plan.CELLS}
     assert plans("corner 0.5") == ({Plan.CELLS} if cells_are_good else {Plan.GRAPH, Plan.CELLS})
     assert plans("random 0.01") == {Plan.SCAN}
+
+
+async def test_log_and_metric_name_the_plan_that_answered(
+    bundle: Bundle, index: ItemIndex, tmp_path: Path, cells_are_good: bool
+) -> None:
+    servicer = build(bundle, RetrieverSettings(bundle=bundle.path, state_dir=tmp_path))
+
+    def counts() -> dict[str, float]:
+        name = "clozerec_retriever_search_seconds_count"
+        return {plan.value: metrics.REGISTRY.get_sample_value(name, {"plan": plan.value}) or 0.0 for plan in Plan}
+
+    for exact, plan in ((False, Plan.CELLS if cells_are_good else Plan.GRAPH), (True, Plan.SCAN)):
+        before = counts()
+        request = retriever_pb2.SearchRequest(bundle_id="tiny", intent=QUERIES[0].tolist(), exact=exact)
+        with capture_logs() as said:
+            await LocalStub(servicer).Search(request, timeout=5)
+        assert {name: count - before[name] for name, count in counts().items()} == {
+            each.value: float(each is plan) for each in Plan
+        }
+        (line,) = said
+        assert (line["event"], line["log_level"], line["plan"]) == ("searched", "debug", plan.value)
+        assert line["pass_ratio"] == pytest.approx(1 - 12 / NUM_ITEMS)  # those without a vector never pass
+        assert line["took_ms"] > 0
+    servicer.close()
 
 
 def test_an_exact_search_and_few_passing_rows_have_every_item(index: ItemIndex) -> None:
