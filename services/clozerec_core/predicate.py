@@ -7,7 +7,7 @@ docs/api.md: a comparison with a missing value is false, `$ne` and `$nin` includ
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -73,6 +73,17 @@ class Negation:
 Predicate = Compare | AllOf | AnyOf | Negation
 
 EVERYTHING = AllOf(())
+
+
+def meaning(predicate: Predicate) -> Hashable:
+    """Equal for predicates that differ only in the order or repetition of parts and values."""
+    match predicate:
+        case AllOf(parts) | AnyOf(parts):
+            return type(predicate), frozenset(map(meaning, parts))
+        case Negation(part):
+            return Negation, meaning(part)
+        case Compare(column, operator, values):
+            return column, operator, frozenset(values)
 
 
 def is_missing(cell: Cell) -> bool:

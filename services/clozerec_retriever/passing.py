@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Hashable
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clozerec_core.hybrid import Floats
-from clozerec_core.predicate import Predicate
+from clozerec_core.predicate import Predicate, meaning
 from clozerec_retriever.cells import Cells, PassingByCell
 from clozerec_retriever.masks import Mask, text_len
 from clozerec_retriever.ranking import RowArray
@@ -96,27 +97,46 @@ class Passing:
 
 
 class PassingCache:
-    """Keeps what passes the filters asked for lately, as long as the catalogue stays as it is."""
+    """Keeps what passes the filters asked for lately, as long as the catalogue stays as it is.
+
+    A filter is known by its meaning, in whatever order callers write it.
+    """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Predicate, tuple[int, Passing]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[int, Passing]] = OrderedDict()
+        self._meanings: OrderedDict[Predicate, Hashable] = OrderedDict()
+        """Of filters that were found, for to work one out takes as long as a small search."""
         self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def get(self, predicate: Predicate, version: int) -> Passing | None:
         """What passes at a version of the catalogue; None where it has to be found out."""
         with self._lock:
-            kept = self._kept.get(predicate)
+            known = self._meanings.get(predicate)
+            key = meaning(predicate) if known is None else known
+            kept = self._kept.get(key)
             if kept is None or kept[0] != version:
                 return None
-            self._kept.move_to_end(predicate)
+            self._kept.move_to_end(key)
+            if known is None:
+                self._remember(predicate, key)
             return kept[1]
 
     def put(self, predicate: Predicate, version: int, passing: Passing) -> None:
         """Keep it, in the place of an older version and of what was asked for least lately."""
         if text_len(predicate) > MAX_CACHED_TEXT:
             return
+        key = meaning(predicate)
         with self._lock:
-            self._kept[predicate] = version, passing
-            self._kept.move_to_end(predicate)
+            self._kept[key] = version, passing
+            self._kept.move_to_end(key)
+            self._remember(predicate, key)
             while len(self._kept) > MAX_CACHED:
                 self._kept.popitem(last=False)
+
+    def _remember(self, predicate: Predicate, key: Hashable) -> None:
+        self._meanings[predicate] = key
+        while len(self._meanings) > MAX_CACHED:
+            self._meanings.popitem(last=False)
