@@ -57,6 +57,18 @@ def parse_metadata(document: Mapping[str, object], schema: Schema, field: str = 
     return cells
 
 
+def parse_item_metadata(document: Mapping[str, object], schema: Schema, field: str = "metadata") -> Cells:
+    """The same of what a caller says of an item.
+
+    Raises:
+        BadRequest: as `parse_metadata`, and where all of it together is too much.
+    """
+    cells = parse_metadata(document, schema, field)
+    if (size := len(to_json(cells))) > MAX_METADATA_BYTES:
+        raise BadRequest.of(field, f"{size:,} bytes as JSON text; at most {MAX_METADATA_BYTES:,} are allowed")
+    return cells
+
+
 def _cell(value: object, kind: ColumnType) -> Cell:
     """The value with the column's type; ValueError says what it is instead."""
     match kind, value:

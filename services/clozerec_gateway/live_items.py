@@ -19,7 +19,7 @@ from clozerec_core.catalogue import cell_to_json, item_text
 from clozerec_core.errors import BadRequest, ClozerecError, DeadlineExceeded, NoTextEngine, Violation
 from clozerec_core.filters import column_violations
 from clozerec_core.limits import MAX_ITEM_TEXT_BYTES, MAX_ITEMS_PER_CALL
-from clozerec_core.metadata import parse_metadata
+from clozerec_core.metadata import parse_item_metadata, parse_metadata
 from clozerec_core.request_context import current_request
 from clozerec_gateway.clients import (
     LOOKUP_SHARE,
@@ -281,7 +281,7 @@ class LiveItems:
         if item.text and not item.text.strip():
             faults.append(Violation(f"{field}.text", "expected some words, not blanks only"))
         try:
-            parse_metadata(item.metadata, self._manifest.schema_, f"{field}.metadata")
+            parse_item_metadata(item.metadata, self._manifest.schema_, f"{field}.metadata")
         except BadRequest as error:
             faults += error.violations
         if faults:

@@ -18,7 +18,7 @@ from clozerec_core.errors import BadRequest, Violation
 from clozerec_core.filters import column_violations
 from clozerec_core.hybrid import TINY_NORM, Floats
 from clozerec_core.limits import MAX_ID_BYTES, MAX_ITEM_TEXT_BYTES
-from clozerec_core.metadata import parse_metadata
+from clozerec_core.metadata import parse_item_metadata
 from clozerec_retriever.live import LiveCatalogue
 from clozerec_retriever.ranking import Ranking
 from clozerec_retriever.records import Put
@@ -115,7 +115,7 @@ def put_from_wire(item: retriever_pb2.CatalogueItem, mask: frozenset[str] | None
             violations.append(Violation(name, f"{len(text.encode()):,} bytes; at most {most:,} are allowed"))
     document = _plain(item.metadata)
     try:
-        cells = parse_metadata(document, live.schema)
+        cells = parse_item_metadata(document, live.schema)
     except BadRequest as error:
         violations += error.violations
         cells = {}

@@ -133,8 +133,9 @@ async def test_each_item_has_its_own_status(text_gateway: Gateway) -> None:
         {"item_id": "", "metadata": {}},
         {"item_id": "z", "text": "  "},
         {"item_id": "plain", "text": "a brass bell"},
+        {"item_id": "large", "metadata": {"title": "x" * 70_000}},
     )
-    assert codes == [OK, INVALID, INVALID, INVALID, INVALID, OK]
+    assert codes == [OK, INVALID, INVALID, INVALID, INVALID, OK, INVALID]
     _, document, _ = await text_gateway.post("/v1/items:upsert", {"items": [{"item_id": "x", "metadata": {"yaer": 1}}]})
     (detail,) = [d for d in document["results"][0]["status"]["details"] if d["@type"].endswith("BadRequest")]
     assert detail["field_violations"][0]["field"] == "items[0].metadata.yaer"

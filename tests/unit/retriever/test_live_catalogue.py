@@ -187,6 +187,10 @@ async def test_rows_are_the_same_after_a_restart_whatever_was_deleted_on_the_way
         ({"content": [1, 0], "text_model": ""}, "text_model: name the text model"),
         ({"content": [1, 0, 0]}, "content: expected 2 numbers"),
         ({"text": "x" * 8_193}, "text: 8,193 bytes; at most 8,192"),
+        (
+            {"metadata": {"title": "x" * 40_000, "genres": ["é" * 1_000] * 15}},
+            "metadata: 70,068 bytes as JSON text; at most 65,536 are allowed",
+        ),
         ({"item_id": ""}, "item_id: expected 1 to 256 bytes, not 0"),
         ({"item_id": "é" * 129}, "item_id: expected 1 to 256 bytes, not 258"),
     ],
@@ -197,6 +201,13 @@ async def test_a_bad_item_is_refused_alone(bundle: Bundle, tmp_path: Path, item:
         assert codes == [0, code_pb2.INVALID_ARGUMENT, 0]
         assert says in caller.said[1]
         assert (await caller.info()).num_items == 5
+
+
+async def test_as_much_metadata_as_is_allowed_goes_in(bundle: Bundle, tmp_path: Path) -> None:
+    title = "x" * (64 * 1_024 - len('{"title":""}'))
+    async with running(bundle, tmp_path) as caller:
+        assert await caller.upsert({"item_id": "large", "metadata": {"title": title}}) == [0]
+        assert (await caller.metadata("large"))["title"] == title
 
 
 async def test_a_bad_call_is_refused_whole(bundle: Bundle, tmp_path: Path) -> None:
