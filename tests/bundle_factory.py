@@ -114,8 +114,9 @@ def write_files(
     counts: Sequence[int],
     content_NC: Floats | None = None,
     histories: Mapping[str, Sequence[int]] | None = None,
+    projection_DC: Floats | None = None,
 ) -> None:
-    """Every file of a bundle but the manifest."""
+    """Every file of a bundle but the manifest. Content is projected as it stands, unless `projection_DC` is given."""
     num_items, dim = vectors_ND.shape
     content_NC = np.zeros((num_items, 0), np.float32) if content_NC is None else content_NC
     (directory / ENCODER).write_bytes(b"a network would stand here")
@@ -140,9 +141,9 @@ def write_files(
             for user_id, rows in (histories or {"u1": [0]}).items()
         ),
     )
-    # Content is projected as it stands, and behaviour is what is missing to make the vectors that were given.
+    # Behaviour is what is missing to make the vectors that were given.
     content_dim = content_NC.shape[1]
-    projection = np.eye(dim, content_dim, dtype=np.float32)
+    projection = np.eye(dim, content_dim, dtype=np.float32) if projection_DC is None else projection_DC
     weights = {
         "content.mean": np.zeros(content_dim, np.float32),
         "content.whitening": np.eye(content_dim, dtype=np.float32),
@@ -161,12 +162,13 @@ def write_bundle(
     counts: Sequence[int],
     content_NC: Floats | None = None,
     histories: Mapping[str, Sequence[int]] | None = None,
+    projection_DC: Floats | None = None,
     **changes: Any,
 ) -> Bundle:
     """A whole bundle, published and opened; `changes` go into the manifest."""
     manifest = make_manifest(catalogue.schema, *vectors_ND.shape, **changes)
     with writing_directory(output_dir) as staging:
-        write_files(staging, catalogue, vectors_ND, counts, content_NC, histories)
+        write_files(staging, catalogue, vectors_ND, counts, content_NC, histories, projection_DC)
         if manifest.text:
             (staging / "text").mkdir()
             for name in TEXT_FILES:

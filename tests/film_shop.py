@@ -55,6 +55,7 @@ def shop(output_dir: Path, bundle_id: str = "tiny", created_at: str = EARLY, **c
         created_at=created_at,
         text=text,
         payload=payload,
+        **changes,
     )
 
 

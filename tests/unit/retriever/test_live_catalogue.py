@@ -7,6 +7,7 @@ import math
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ import numpy as np
 import pytest
 from film_shop import COLUMNS, DUNE, DUNE_METADATA, EARLY, IDS, LATE, SCHEMA, Caller, condition, item_of, running, shop
 from google.rpc import code_pb2
+from structlog.testing import capture_logs
 
 from clozerec.v1 import retriever_pb2
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import BadRequest, BundleMismatch, UnknownItem, UsageError
+from clozerec_core.rpc_client import LocalStub
 from clozerec_retriever import tail
 from clozerec_retriever.journal import JOURNAL_FILE
+from clozerec_retriever.live import LiveCatalogue
 from clozerec_retriever.records import ItemRecord
 from clozerec_retriever.retriever import Retriever, Selection
 from clozerec_retriever.servicer import build
@@ -288,15 +292,53 @@ async def test_a_newer_bundle_keeps_the_newer_of_both_and_every_deletion(bundle:
             assert await caller.near(0, 1) == ["cube", "dune", "alien"]
 
 
+async def test_content_becomes_the_vector_of_whichever_bundle_is_searched(bundle: Bundle, tmp_path: Path) -> None:
+    """The other bundle turns content by a quarter: [0, 1] to [-1, 0]; Alien's behaviour there is [1, 0] - [0, 1]."""
+    quarter = np.array([[0, -1], [1, 0]], np.float32)
+    other = shop(tmp_path, "other", projection_DC=quarter)
+    servicer = build(bundle, RetrieverSettings(bundle=bundle.path, state_dir=tmp_path / "state"))
+    caller = Caller(LocalStub(servicer))
+
+    async def scores(bundle_id: str) -> dict[str, float]:
+        request = retriever_pb2.SearchRequest(bundle_id=bundle_id, intent=[1.0, 0.0], top_k=10)
+        found = (await caller.stub.Search(request, timeout=5)).candidates
+        return {each.item_id: round(each.score, 4) for each in found if each.item_id in ("dune", "late", "alien")}
+
+    await caller.upsert(DUNE, {"item_id": "alien", "metadata": {"title": "Alien"}, "content": [0, 1]})
+    servicer.load(other)
+    await caller.upsert(DUNE | {"item_id": "late", "content": [3, 4]})
+    assert await scores("tiny") == {"dune": 0.0, "alien": 0.0, "late": 0.6}
+    assert await scores("other") == {"dune": -1.0, "alien": 0.0, "late": -0.8}
+    servicer.make_current("other")
+    servicer.release("tiny")
+    assert await scores("other") == {"dune": -1.0, "alien": 0.0, "late": -0.8}
+    servicer.close()
+
+
+def test_a_change_of_metadata_alone_touches_no_vector(bundle: Bundle) -> None:
+    live = LiveCatalogue.open(bundle)
+    dune = ItemRecord(0, "dune", False, {"stock": 1}, live.schema, np.array([0, 1], np.float32), "mini", "t", 0)
+    alien = ItemRecord(1, "alien", False, {"stock": 1}, live.schema, None, "", "", 0)
+    live.apply([dune])
+    before = live.view
+    live.apply([replace(dune, cells={"stock": 5}), replace(alien, cells={"stock": 6})])
+    assert live.view.version > before.version
+    assert [live.metadata(row, ["stock"]) for row in live.rows_of(["dune", "alien"])] == [{"stock": 5}, {"stock": 6}]
+    assert live.view.tail is before.tail
+    assert live.view.moved_B is before.moved_B
+
+
 async def test_a_column_of_another_type_is_reported_and_left_out(bundle: Bundle, tmp_path: Path) -> None:
     async with running(bundle, tmp_path / "state") as caller:
         await caller.upsert(DUNE, {"item_id": "alien", "metadata": {"title": "Changed", "price": 3}})
     columns = COLUMNS | {"price": ["9", "5", None]}
     other = shop(tmp_path, "other", schema=SCHEMA | {"price": ColumnType.STRING}, columns=columns)
-    async with running(other, tmp_path / "state") as caller:
-        assert await caller.metadata("dune") == DUNE_METADATA | {"price": None}
-        assert (await caller.metadata("alien"))["price"] == "9"
-        assert list((await caller.info()).retyped_columns) == ["price"]
+    with capture_logs() as said:
+        async with running(other, tmp_path / "state") as caller:
+            assert await caller.metadata("dune") == DUNE_METADATA | {"price": None}
+            assert (await caller.metadata("alien"))["price"] == "9"
+            assert list((await caller.info()).retyped_columns) == ["price"]
+    assert {"component": "live", "event": "columns_retyped", "columns": ["price"], "log_level": "warning"} in said
 
 
 async def test_a_snapshot_restores(bundle: Bundle, tmp_path: Path) -> None:
@@ -310,6 +352,42 @@ async def test_a_snapshot_restores(bundle: Bundle, tmp_path: Path) -> None:
     async with running(bundle, restored) as caller:
         assert await caller.near(0, 1) == ["cube", "dune", "brazil", "alien"]
         assert list((tmp_path / "state" / "snapshots").iterdir()) == []
+
+
+async def test_a_snapshot_made_beside_changes_holds_what_was_acknowledged_before_it_and_whole_batches(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    size = 20
+    acknowledged = 0
+    enough = asyncio.Event()
+
+    async def change(caller: Caller) -> None:
+        nonlocal acknowledged
+        while not enough.is_set():
+            batch = [DUNE | {"item_id": f"{acknowledged}-{place}"} for place in range(size)]
+            assert await caller.upsert(*batch) == [0] * size
+            acknowledged += 1
+
+    async with running(bundle, tmp_path / "state") as caller:
+        changing = asyncio.create_task(change(caller))
+        bounds = []
+        for _ in range(3):
+            before = acknowledged
+            snapshot = await caller.stub.CreateSnapshot(retriever_pb2.CreateSnapshotRequest(), timeout=20)
+            bounds.append((Path(snapshot.path), before, acknowledged + 1))
+        enough.set()
+        await changing
+    assert acknowledged > 0
+    for number, (path, least, most) in enumerate(bounds):
+        restored = tmp_path / f"restored {number}"
+        restored.mkdir()
+        shutil.move(path, restored / JOURNAL_FILE)
+        async with running(bundle, restored) as caller:
+            num_batches, rest = divmod((await caller.info()).num_items - len(IDS), size)
+            assert rest == 0, "a batch is there in part"
+            assert least <= num_batches <= most
+            for batch in range(num_batches):
+                assert (await caller.item(f"{batch}-{size - 1}")).known
 
 
 async def test_two_retrievers_never_share_a_journal(bundle: Bundle, tmp_path: Path) -> None:

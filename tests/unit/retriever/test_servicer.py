@@ -133,6 +133,9 @@ async def test_what_is_found_at_once_is_what_the_rpc_finds(bundle: Bundle, tmp_p
     found = servicer.find_at_once("tiny", vector, (), 2, EVERYTHING, (), (1,))
     assert found is not None
     (item_ids, scores, rows, rendered), exhausted, vectorless = found
+    again = servicer.find_at_once("tiny", vector, (), 2, EVERYTHING, (), (1,))
+    assert again is not None
+    assert all(card is card_again for card, card_again in zip(rendered, again[0][3], strict=True)), "rendered anew"
     assert (item_ids, rows, rendered) == (list(cards.item_ids), list(cards.rows), list(cards.cards))
     assert scores == pytest.approx(list(cards.scores))
     assert not exhausted

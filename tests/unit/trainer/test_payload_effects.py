@@ -13,13 +13,16 @@ import polars as pl
 import pytest
 import torch
 import toy_world
+from listening import Listener
 
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import UsageError
 from clozerec_core.hybrid import ItemSpace
+from clozerec_core.search_file import SearchFile
 from clozerec_trainer import search_index
-from clozerec_trainer.payload import Payload
+from clozerec_trainer.payload import Payload, parse_payload
+from clozerec_trainer.train import train
 
 Build = Callable[..., Bundle]
 
@@ -189,13 +192,17 @@ def test_text_keys_change_the_content_and_how_it_is_used(quick_bundle: Build) ->
 
 
 @pytest.mark.parametrize(("quantisation", "kind"), [("none", "IndexHNSWFlat"), ("sq8", "IndexHNSWSQ")])
-def test_the_graph_of_a_large_catalogue_holds_what_was_asked_for(
-    quick_bundle: Build, monkeypatch: pytest.MonkeyPatch, quantisation: str, kind: str
+def test_the_graph_of_a_large_catalogue_holds_what_was_asked_for_and_its_recall_is_said(
+    quick_keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantisation: str, kind: str
 ) -> None:
     for name, small in {"GRAPH_FROM": 1, "NUM_QUERIES": 5, "ROWS_A_CELL": 13}.items():
         monkeypatch.setattr(search_index, name, small)
-    bundle = quick_bundle(index_quantisation=quantisation)
+    listener = Listener()
+    payload = parse_payload({**quick_keys, "index_quantisation": quantisation}, tmp_path)
+    bundle = train(payload, tmp_path / "bundles", listener).bundle
     assert type(faiss.read_index(str(bundle.file("index.faiss")))).__name__ == kind
+    (said,) = listener.named("index_recall")
+    assert said["recall_at_10"] == SearchFile.open(bundle).recall >= 0.9
 
 
 def test_a_text_model_without_safe_weights_is_refused(quick_bundle: Build, tmp_path: Path) -> None:
