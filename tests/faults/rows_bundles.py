@@ -10,7 +10,7 @@ from pathlib import Path
 from faults.asking import Outcome
 from faults.processes import ServiceProcess
 from faults.stack import Stack, during
-from faults.table import RATE_PER_S, Arrangement, Rates, check, row, until
+from faults.table import Arrangement, Rates, check, row, until
 
 LINKED = Arrangement(follows_link=True)
 KINDS = ("truncated", "one bit flipped", "foreign file")
@@ -44,7 +44,7 @@ async def damaged_bundle(stack: Stack) -> Outcome:
     bad = stack.link.with_name("bad")
     for kind in KINDS:
         _damaged(kind, good, bad)
-        await during(stack.asker.at_rate(RATE_PER_S, 0.5, outcome), 0.1, partial(_all_refuse, stack, bad))
+        await during(stack.asker.at_rate(stack.rate_per_s, 0.5, outcome), 0.1, partial(_all_refuse, stack, bad))
         if kind == KINDS[-1]:
             await _refuses_to_start(bad)
         stack.point(good)

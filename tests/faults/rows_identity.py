@@ -11,7 +11,7 @@ from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from faults.asking import DEADLINE_S, OWN_CHANNEL, Asker, Caller, Outcome
 from faults.identity import served_serial
 from faults.stack import Stack, during
-from faults.table import RATE_PER_S, RECOVERY_S, Arrangement, Tally, check, row, until
+from faults.table import RECOVERY_S, Arrangement, Tally, check, row, until
 
 WITH_TLS = Arrangement(has_tls=True)
 
@@ -39,7 +39,7 @@ async def rotate_certificates(stack: Stack) -> Outcome:
         serial = identities.rotate()
         await asyncio.gather(_shows(stack, serial), _newcomers(stack, newcomers))
 
-    await during(stack.asker.at_rate(RATE_PER_S, 3, outcome), 0.5, rotate)
+    await during(stack.asker.at_rate(stack.rate_per_s, 3, outcome), 0.5, rotate)
     outcome += newcomers
     check(outcome, fallbacks=False)
     return outcome
@@ -66,7 +66,7 @@ async def expire_certificate(stack: Stack) -> Outcome:
     outcome, newcomer = Outcome(), Outcome()
     expired = stack.identities.rotate(is_expired=True)
     try:
-        await during(stack.asker.at_rate(RATE_PER_S, 2, outcome), 0, lambda: _shows(stack, expired))
+        await during(stack.asker.at_rate(stack.rate_per_s, 2, outcome), 0, lambda: _shows(stack, expired))
         caller = stack.identities.credentials(), stack.identities.caller[1]
         asker = Asker(stack.gateway.target, stack.place.questions(), caller)
         await asker.ask(0, newcomer)
@@ -95,7 +95,7 @@ async def strangers(stack: Stack) -> Tally:
         for caller in ((credentials, "x" * 43), (credentials, ""), (foreign, token)):
             codes[await _code(stack, caller)] += 1
 
-    await during(stack.asker.at_rate(RATE_PER_S, 0.5, outcome), 0.1, knock)
+    await during(stack.asker.at_rate(stack.rate_per_s, 0.5, outcome), 0.1, knock)
     check(outcome, fallbacks=False)
     assert codes == {"UNAUTHENTICATED": 2, "UNAVAILABLE": 1}, codes
     return codes

@@ -12,7 +12,7 @@ from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from faults.asking import DEADLINE_S, OWN_CHANNEL, Outcome
 from faults.processes import ServiceProcess
 from faults.stack import Stack
-from faults.table import RATE_PER_S, Rates, check, row, until
+from faults.table import Rates, check, row, until
 
 OVERLOAD_S = 3.0
 PEAK_S = 2.0
@@ -95,7 +95,7 @@ async def cancel(stack: Stack) -> Outcome:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
     after = Outcome()
-    await stack.asker.at_rate(RATE_PER_S, 0.5, after)
+    await stack.asker.at_rate(stack.rate_per_s, 0.5, after)
     check(after, fallbacks=False)
     for process in stack.processes:
         await until(partial(_is_idle, process))

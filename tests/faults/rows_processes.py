@@ -12,7 +12,7 @@ from clozerec.v1 import recommender_pb2
 from faults.asking import Asker, Outcome
 from faults.processes import ServiceProcess
 from faults.stack import Stack, during
-from faults.table import RATE_PER_S, RECOVERY_S, Arrangement, check, row
+from faults.table import RECOVERY_S, Arrangement, check, row
 
 TWO_ENCODERS = Arrangement(num_encoders=2, drains_slowly=True)
 TWO_RETRIEVERS = Arrangement(num_retrievers=2, has_redis=True, drains_slowly=True)
@@ -44,7 +44,7 @@ async def _killed(stack: Stack, victim: ServiceProcess) -> Outcome:
         await asyncio.sleep(0.5)
         await victim.start()
 
-    await during(stack.asker.at_rate(RATE_PER_S, 3, outcome), 0.5, kill_and_restart)
+    await during(stack.asker.at_rate(stack.rate_per_s, 3, outcome), 0.5, kill_and_restart)
     await stack.asker.until_right(RECOVERY_S, outcome)
     check(outcome)
     return outcome
@@ -75,7 +75,7 @@ async def _rolled(stack: Stack, processes: Sequence[ServiceProcess]) -> Outcome:
 
     rolling = asyncio.create_task(roll())
     while not rolling.done():
-        await stack.asker.at_rate(RATE_PER_S, 0.5, outcome)
+        await stack.asker.at_rate(stack.rate_per_s, 0.5, outcome)
     await rolling
     check(outcome, fallbacks=False)
     return outcome
@@ -85,7 +85,7 @@ async def _rolled(stack: Stack, processes: Sequence[ServiceProcess]) -> Outcome:
 async def kill_the_retriever(stack: Stack) -> Outcome:
     outcome = Outcome()
     await stack.retriever.kill()
-    await stack.asker.at_rate(RATE_PER_S, 1, outcome)
+    await stack.asker.at_rate(stack.rate_per_s, 1, outcome)
     await stack.retriever.start()
     await stack.asker.until_right(RECOVERY_S, outcome)
     check(outcome)
@@ -100,8 +100,8 @@ async def kill_the_retriever(stack: Stack) -> Outcome:
 async def freeze_one_encoder(stack: Stack) -> Outcome:
     outcome, without = Outcome(), Outcome()
     stack.encoders[0].send(signal.SIGSTOP)
-    await stack.asker.at_rate(RATE_PER_S, LEFT_OUT_AFTER_S, outcome)
-    await stack.asker.at_rate(RATE_PER_S, FROZEN_S, without)
+    await stack.asker.at_rate(stack.rate_per_s, LEFT_OUT_AFTER_S, outcome)
+    await stack.asker.at_rate(stack.rate_per_s, FROZEN_S, without)
     stack.encoders[0].send(signal.SIGCONT)
     check(without, fallbacks=False)
     outcome += without
@@ -113,7 +113,7 @@ async def freeze_one_encoder(stack: Stack) -> Outcome:
 async def _frozen(stack: Stack, frozen: ServiceProcess) -> Outcome:
     outcome = Outcome()
     frozen.send(signal.SIGSTOP)
-    await stack.asker.at_rate(RATE_PER_S, FROZEN_S, outcome)
+    await stack.asker.at_rate(stack.rate_per_s, FROZEN_S, outcome)
     frozen.send(signal.SIGCONT)
     await stack.asker.until_right(RECOVERY_S, outcome)
     check(outcome)
@@ -150,7 +150,7 @@ async def freeze_redis(stack: Stack) -> Outcome:
         await asker.learn()
         outcome = Outcome()
         stack.redis.freeze()
-        await asker.at_rate(RATE_PER_S, FROZEN_S, outcome)
+        await asker.at_rate(stack.rate_per_s, FROZEN_S, outcome)
         stack.redis.thaw()
         await asker.until_right(RECOVERY_S, outcome)
     finally:
@@ -177,7 +177,7 @@ def dropped(port: int) -> Iterator[None]:
 async def _partitioned(stack: Stack, lost: ServiceProcess) -> Outcome:
     outcome = Outcome()
     with dropped(lost.port):
-        await stack.asker.at_rate(RATE_PER_S, FROZEN_S, outcome)
+        await stack.asker.at_rate(stack.rate_per_s, FROZEN_S, outcome)
     await stack.asker.until_right(60, outcome)
     check(outcome)
     return outcome

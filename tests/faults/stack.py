@@ -10,10 +10,15 @@ from pathlib import Path
 
 from redis_server import RedisServer, redis_server
 
-from faults.asking import Asker
+from faults.asking import Asker, Outcome
 from faults.identity import Identities
 from faults.processes import ServiceProcess
 from faults.table import Arrangement, Place
+
+RATE_PER_S = 50.0
+SHARE_OF_CAPACITY = 0.4
+"""At which rows ask where the machine is too slow for `RATE_PER_S`: they are about faults, not about speed."""
+CAPACITY_S, CAPACITY_CALLS = 1.0, 8
 
 
 @dataclass
@@ -27,6 +32,8 @@ class Stack:
     asker: Asker
     link: Path
     """What names the bundle, where the arrangement follows a link."""
+    rate_per_s: float
+    """At which rows ask: well below what the machine answers while all is well."""
     redis: RedisServer | None = None
     identities: Identities | None = None
 
@@ -97,7 +104,8 @@ async def stack(arrangement: Arrangement, place: Place, **variables: str) -> Asy
         asker = Asker(gateway.target, place.questions(), identities.caller if identities is not None else None)
         running.push_async_callback(asker.close)
         await asker.learn()
-        yield Stack(place, encoders, retrievers, gateway, asker, bundle, redis, identities)
+        rate_per_s = min(RATE_PER_S, SHARE_OF_CAPACITY * await asker.closed_loop(Outcome(), CAPACITY_S, CAPACITY_CALLS))
+        yield Stack(place, encoders, retrievers, gateway, asker, bundle, rate_per_s, redis, identities)
 
 
 def _addresses(processes: Sequence[ServiceProcess]) -> str:

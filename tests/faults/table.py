@@ -16,7 +16,6 @@ from clozerec.v1 import recommender_pb2
 from clozerec_core.bundle import Bundle
 from faults.asking import Outcome
 
-RATE_PER_S = 50.0
 RECOVERY_S = 15.0
 
 
