@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from grpc_status import rpc_status
 from clozerec.v1 import encoder_pb2
 from clozerec.v1.encoder_pb2_grpc import EncoderServiceStub
 from clozerec_cli.serving import encoder_server
-from clozerec_core.bundle import Bundle, point_current
+from clozerec_core.bundle import MANIFEST, Bundle, point_current, publish, writing_directory
+from clozerec_core.bundle_watch import BUNDLE_REFUSED
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_trainer.model import NetworkSpec
 from integration.conftest import TIMEOUT_S
@@ -271,3 +273,39 @@ async def test_pointing_the_link_elsewhere_switches_under_load_without_an_error(
         request.bundle_id = ""
         point_current(first)
         await asyncio.gather(*(ask_until(first) for _ in range(8)))
+
+
+async def test_a_bundle_is_switched_to_only_when_its_network_has_run_at_every_length(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One whose network fails at the longest sequences, which no caller has sent yet, never becomes the current one."""
+    first, second = (
+        write_encoder_bundle(tmp_path, random_network(NetworkSpec(12, 7, 2, 3, 0.1, True), seed), bundle_id=name)
+        for seed, name in enumerate(("first", "second"))
+    )
+    longer = second.manifest.model.model_copy(update={"max_sequence_length": 9})
+    with writing_directory(tmp_path) as staging:
+        shutil.copytree(second.path, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+        failing = publish(
+            staging, tmp_path, second.manifest.model_copy(update={"bundle_id": "failing", "model": longer})
+        )
+    settings = EncoderSettings(bundle=point_current(first), grpc_port=0, grace_s=0, bundle_poll_s=0.01)
+    async with (
+        encoder_server(first, settings) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub = EncoderServiceStub(channel)
+
+        async def bundle_ids() -> list[str]:
+            info = await stub.GetEncoderInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
+            return [info.bundle_id, *info.loaded_bundle_ids]
+
+        point_current(failing)
+        said = ""
+        while BUNDLE_REFUSED not in said:
+            assert await bundle_ids() == ["first", "first"]
+            said += capsys.readouterr().out
+        assert await bundle_ids() == ["first", "first"]
+        point_current(second)
+        while (await bundle_ids())[0] != "second":
+            pass
