@@ -20,6 +20,7 @@ from uuid import uuid4
 import numpy as np
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 from redis.retry import Retry
 
@@ -39,8 +40,8 @@ MAX_ENTRIES = 100_000
 TOGETHER = 2_000
 """Items read from the log at a time, 2 kB each where texts have 384 dims."""
 
-TIMEOUT_S = 1.0
-"""For an answer, or to accept a connection."""
+TIMEOUT_S = 2.0
+"""For an answer, or to accept a connection; to write the 6,000 changes that may wait together takes one."""
 
 WAIT_MS = 500
 """For news. After it the log is asked whether it is still the same."""
@@ -109,7 +110,8 @@ class SharedLog:
                 url,
                 socket_timeout=TIMEOUT_S,
                 socket_connect_timeout=TIMEOUT_S,
-                retry=Retry(NoBackoff(), 1),  # a connection that was idle too long; the same change twice is harmless
+                # A connection that was idle too long; the same change twice is harmless. What hangs is not asked again.
+                retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             )
         except ValueError as error:
             raise UsageError(f"CLOZEREC_REDIS_URL: {error}") from None

@@ -33,6 +33,9 @@ MAX_TOGETHER = 5_000
 RETRY_S = 0.5
 """Between two tries to follow a shared log that does not answer."""
 
+CATCH_UP_S = 0.5
+"""For news before an answer: a gateway gives its retriever a second."""
+
 Results = list[ItemRecord | None]
 
 _NO_SCHEMA: Schema = {}
@@ -105,8 +108,9 @@ class JournalWriter:
     async def catch_up(self) -> None:
         """Show what any retriever acknowledged before this call; where the shared log does not answer, do without."""
         if self._is_following:
-            with suppress(ClozerecError):
-                await self.write((), _NO_SCHEMA, lambda _: False)
+            with suppress(ClozerecError, TimeoutError):
+                async with asyncio.timeout(CATCH_UP_S):
+                    await self.write((), _NO_SCHEMA, lambda _: False)
 
     def close(self) -> None:
         """Write what waits, and end."""

@@ -24,6 +24,7 @@ from clozerec.v1 import retriever_pb2
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import SharedLogGone, StorageFull, UsageError
+from clozerec_retriever import shared_log
 from clozerec_retriever.journal import Journal
 from clozerec_retriever.records import Drop, Put
 from clozerec_retriever.replica import Replica
@@ -177,6 +178,28 @@ async def test_who_has_missed_more_than_the_stream_keeps_still_gets_everything(
         async with running(bundle, tmp_path / "late", redis_url=url) as late:
             assert await late.near(0, 1) == ["cube", "dune", "new 2", "brazil"]
             assert await everything(late) == await everything(first)
+
+
+@pytest.mark.parametrize("max_entries", [10, 1_000])
+def test_the_stream_is_cut_and_whoever_follows_it_entry_by_entry_or_not_at_all_ends_at_the_same(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, max_entries: int
+) -> None:
+    monkeypatch.setattr(shared_log, "MAX_ENTRIES", max_entries)
+    shared, journal = SharedLog(url), Journal(tmp_path)
+    replica = Replica(journal, shared)
+    list(replica.news())
+    for number in range(250):
+        shared.append([Put(f"item {number % 7}", {"s": str(number)})], {"s": ColumnType.STRING}, lambda _: False)
+    batches = list(replica.news())
+    with Redis.from_url(url) as client:
+        assert client.xlen(KEYS[1]) == (250 if max_entries > 250 else pytest.approx(60, abs=60))
+    assert (len(batches) > 1) is (max_entries > 250)
+    assert journal.followed is not None
+    assert journal.followed[1] == 250
+    last = {f"item {number % 7}": str(number) for number in range(250)}
+    assert {record.item_id: record.cells["s"] for record in journal.records()} == last
+    journal.close()
+    shared.close()
 
 
 async def test_a_journal_becomes_the_beginning_of_a_log_and_of_one_that_was_lost(
