@@ -189,7 +189,12 @@ class Pipeline:
     async def _with_item(self, query: Query, history: TokenSequence) -> TokenSequence:
         """The history, followed by the item at hand; its text stands in for an unknown id."""
         if query.item_id and not self._kept.is_deleted(query.item_id):
-            item = await self._reader.read([query.item_id], None)
+            if history.unresolved and not self._kept.is_bundled(query.item_id):
+                item = replace(
+                    NOTHING, unresolved=True
+                )  # the retriever has just not answered: who asks twice waits twice
+            else:
+                item = await self._reader.read([query.item_id], None)
             if item.unresolved and not query.item_text:
                 if not self._kept.is_known(query.item_id):
                     raise DependencyGone("retriever")  # nobody else can tell whether there is such an item
