@@ -4,7 +4,7 @@ Sun et al. 2019 (arXiv:1904.06690), with four departures. An item's vector is no
 so that an unseen item has one too. Logits are cosine / temperature without bias, so that what is trained is what a
 vector index searches. Blocks normalise first (Xiong et al. 2020, arXiv:2002.04745), which trains without tuning. The
 intent is the transformer's answer plus a taste, a weighted mean of the item vectors that were read: what is like the
-history is near it from the first step on, whether or not it was ever trained on (docs/adr/0014).
+history is near it from the first step on, whether or not it was ever trained on (docs/adr/0015).
 
 Shapes: B batch, L positions read (at most T, the network's), D dim, N items, M items asked for, K whitened
 content dims, H heads.
