@@ -142,9 +142,13 @@ class Model:
             for row, item_id in enumerate(bundle.catalogue.item_ids)
         }
         self.largest = max(item.count for item in self.items.values())
-        self.num_rows = len(self.items)
+        self.rows = {item_id: item.row for item_id, item in self.items.items()}
         self.live: dict[str, list[tuple[int, str, str]]] = {}
         self.forgotten: set[str] = set()
+
+    def row_of(self, item_id: str) -> int:
+        """Given when callers first speak of an item, be it to delete it."""
+        return self.rows.setdefault(item_id, len(self.rows))
 
     def upsert(self, item_id: str, metadata: dict[str, Any], text: str) -> None:
         engines = self.engines
@@ -152,8 +156,7 @@ class Model:
         cells = {name: tuple(cell) if isinstance(cell, list) else cell for name, cell in cells.items()}
         content = engines.content(text) if text else None
         before = self.items.get(item_id)
-        row = self.num_rows if before is None else before.row
-        self.num_rows += before is None
+        row = self.row_of(item_id)
         is_bundled = before is not None and before.is_bundled
         behaviour = engines.space.behaviour[row] if is_bundled else np.zeros(engines.space.dim)
         whole = behaviour + (0 if content is None else engines.space.project(content[None])[0])
@@ -303,6 +306,7 @@ class Gateway(RuleBasedStateMachine):
     def delete(self, item_id: str) -> None:
         (result,) = self.call("DeleteItems", recommender_pb2.DeleteItemsRequest(item_ids=[item_id])).results
         assert result.status.code == 0
+        self.model.row_of(item_id)
         if item_id in self.model.items:
             self.model.items[item_id].deleted = True
 
