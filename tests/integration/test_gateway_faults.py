@@ -78,8 +78,14 @@ class Relay:
         await self.vanish()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self.target)
-        self._open |= {writer, back}
+        self._open.add(writer)
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:  # the server is gone: so is the connection
+            self._open.discard(writer)
+            writer.transport.abort()
+            return
+        self._open.add(back)
         await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
