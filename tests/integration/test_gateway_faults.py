@@ -70,8 +70,10 @@ class Relay:
     async def vanish(self) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in list(self._open):
+        writers = list(self._open)
+        for writer in writers:
             writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
     async def close(self) -> None:
         self.thaw()
