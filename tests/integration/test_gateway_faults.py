@@ -52,7 +52,7 @@ class Relay:
         self.port = 0
         self.target = 0
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
+        self._links: set[asyncio.Task[None]] = set()
         self._thawed = asyncio.Event()
         self._thawed.set()
 
@@ -70,25 +70,33 @@ class Relay:
     async def vanish(self) -> None:
         assert self._server is not None
         self._server.close()
-        writers = list(self._open)
-        for writer in writers:
-            writer.transport.abort()
-        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+        links = list(self._links)
+        for link in links:
+            link.cancel()
+        await asyncio.gather(*links, return_exceptions=True)
 
     async def close(self) -> None:
         self.thaw()
         await self.vanish()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
+        link = asyncio.current_task()
+        assert link is not None
+        assert self._server is not None
+        self._links.add(link)
+        writers = [writer]
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self.target)
-        except OSError:  # the server is gone: so is the connection
-            self._open.discard(writer)
-            writer.transport.abort()
-            return
-        self._open.add(back)
-        await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+            if self._server.is_serving():  # else it was accepted while the relay vanished
+                there, back = await asyncio.open_connection("127.0.0.1", self.target)
+                writers.append(back)
+                await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+        except OSError:
+            pass  # the server is gone: so is the connection
+        finally:
+            for each in writers:
+                each.transport.abort()
+            await asyncio.gather(*(each.wait_closed() for each in writers), return_exceptions=True)
+            self._links.discard(link)
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -100,7 +108,6 @@ class Relay:
             pass
         finally:
             writer.close()
-            self._open.discard(writer)
 
 
 @dataclass
