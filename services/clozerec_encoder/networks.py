@@ -1,4 +1,4 @@
-"""`encoder.onnx` of every bundle format: catalogue rows in, intent vectors out. Knows tensors; knows no queue.
+"""`encoder.onnx` of every kind and bundle format: catalogue rows in, intent vectors out. Knows tensors; knows no queue.
 
 A sequence may also hold items that the catalogue does not know, by their input-side vectors.
 
@@ -48,14 +48,14 @@ def open_network(bundle: Bundle, input_ND: Floats, threads: int, device: Device)
         device: where it runs.
     """
     session = open_session(bundle.file(ENCODER), threads, device, repeats_shapes=True)
-    version = bundle.manifest.format_version
-    if version == 1:
+    inputs = {each.name for each in session.get_inputs()}
+    if "token_vectors" in inputs:
         return _FlaggedNetwork(session, input_ND)
-    return (_SummedNetwork if version == 2 else _TastingNetwork)(session, input_ND, bundle.weights())
+    return (_TastingNetwork if "items" in inputs else _SummedNetwork)(session, input_ND, bundle.weights())
 
 
 class _SummedNetwork:
-    """Format 2: the network reads item plus position, looked up here in tables that are scaled beforehand."""
+    """Without a taste, and all of format 2: the network reads item plus position, looked up here in scaled tables."""
 
     def __init__(self, session: Any, input_ND: Floats, weights: Mapping[str, Floats]) -> None:
         self._session = session
@@ -81,7 +81,7 @@ class _SummedNetwork:
 
 
 class _TastingNetwork:
-    """Since format 3: the network also reads the items apart from their positions, and what they count by distance."""
+    """With a taste, since format 3: the items also apart from their positions, and what they count by distance."""
 
     def __init__(self, session: Any, input_ND: Floats, weights: Mapping[str, Floats]) -> None:
         self._session = session

@@ -23,7 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from clozerec_trainer.model import SequenceNetwork
+from clozerec_trainer.model import NetworkSpec, SequenceNetwork
 
 Doubles = NDArray[np.float64]
 
@@ -86,9 +86,12 @@ def write_encoder(network: SequenceNetwork, path: Path) -> None:
     """Write `encoder.onnx`: `intent` [B, D] of
 
     - `hidden` [L, B, D], the sum of what stands at a position and the position's own vector;
+    - `asked` [B], where in the flattened `[L * B, D]` each sequence has its mask;
+
+    and of a network with a taste:
+
     - `items` [L, B, D], what stands at a position where it is an item, else zero;
-    - `recency` [B, 1, L], the logarithm of what an item counts in the taste by its distance from the mask;
-    - `asked` [B], where in the flattened `[L * B, D]` each sequence has its mask.
+    - `recency` [B, 1, L], the logarithm of what an item counts in the taste by its distance from the mask.
     """
     weights = {name: tensor.detach().cpu().double().numpy() for name, tensor in network.state_dict().items()}
     num_heads, dim = network.spec.heads, network.spec.dim
@@ -98,10 +101,12 @@ def write_encoder(network: SequenceNetwork, path: Path) -> None:
         hidden = _block(graph, f"blocks.{number}", hidden, num_heads, dim)
     hidden = _last_block(graph, f"blocks.{network.spec.depth - 1}", hidden, num_heads, dim)
     normed = graph.norm(hidden, "final_norm")
-    taste_IO = weights["taste.weight"].T * np.sign(weights["input_scale"])
-    answer = graph.op("Gemm", _taste(graph, normed, dim), graph.floats(taste_IO), graph.feed_forward(normed, "head"))
+    answer = graph.feed_forward(normed, "head")
+    if network.spec.taste:
+        taste_IO = weights["taste.weight"].T * np.sign(weights["input_scale"])
+        answer = graph.op("Gemm", _taste(graph, normed, dim), graph.floats(taste_IO), answer)
     graph.nodes.append(helper.make_node("LpNormalization", [answer], [INTENT], axis=-1, p=2))
-    _save(graph, dim, path)
+    _save(graph, _inputs(network.spec), dim, path)
 
 
 def _block(graph: _Graph, name: str, hidden: str, num_heads: int, dim: int) -> str:
@@ -177,15 +182,20 @@ def _one_query_attention(
     return ask_IHI, ask_bias_HI, answer_HIO, answer_bias_O
 
 
-def _save(graph: _Graph, dim: int, path: Path) -> None:
-    floats, ints = TensorProto.FLOAT, TensorProto.INT64
-    inputs = [
-        helper.make_tensor_value_info(HIDDEN, floats, ["L", "B", dim]),
-        helper.make_tensor_value_info(ITEMS, floats, ["L", "B", dim]),
-        helper.make_tensor_value_info(RECENCY, floats, ["B", 1, "L"]),
-        helper.make_tensor_value_info(ASKED, ints, ["B"]),
+def _inputs(spec: NetworkSpec) -> list[onnx.ValueInfoProto]:
+    of_every_network = [
+        helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, ["L", "B", spec.dim]),
+        helper.make_tensor_value_info(ASKED, TensorProto.INT64, ["B"]),
     ]
-    intent = helper.make_tensor_value_info(INTENT, floats, ["B", dim])
+    of_the_taste = [
+        helper.make_tensor_value_info(ITEMS, TensorProto.FLOAT, ["L", "B", spec.dim]),
+        helper.make_tensor_value_info(RECENCY, TensorProto.FLOAT, ["B", 1, "L"]),
+    ]
+    return of_every_network + (of_the_taste if spec.taste else [])
+
+
+def _save(graph: _Graph, inputs: list[onnx.ValueInfoProto], dim: int, path: Path) -> None:
+    intent = helper.make_tensor_value_info(INTENT, TensorProto.FLOAT, ["B", dim])
     made = helper.make_graph(graph.nodes, "sequence_network", inputs, [intent], graph.constants)
     domains = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_CONTRIB, 1)]
     model = helper.make_model(made, opset_imports=domains, ir_version=_IR_VERSION, producer_name="clozerec")

@@ -208,7 +208,7 @@ def _start_from(path: Path, model: HybridBert4Rec) -> None:
     except RuntimeError:
         raise UsageError(
             f"start_from: the model in {path} has another shape; keep hidden_size, model_depth, attention_heads, "
-            "max_sequence_length, weight_tying, metadata_columns and the catalogue as they were"
+            "max_sequence_length, taste, weight_tying, metadata_columns and the catalogue as they were"
         ) from None
 
 

@@ -3,8 +3,9 @@
 Sun et al. 2019 (arXiv:1904.06690), with four departures. An item's vector is normalise(project(content) + behaviour),
 so that an unseen item has one too. Logits are cosine / temperature without bias, so that what is trained is what a
 vector index searches. Blocks normalise first (Xiong et al. 2020, arXiv:2002.04745), which trains without tuning. The
-intent is the transformer's answer plus a taste, a weighted mean of the item vectors that were read: what is like the
-history is near it from the first step on, whether or not it was ever trained on (docs/adr/0015).
+intent is the transformer's answer plus, where the payload wants it, a taste, a weighted mean of the item vectors that
+were read: what is like the history is near it from the first step on, whether or not it was ever trained on
+(docs/adr/0015).
 
 Shapes: B batch, L positions read (at most T, the network's), D dim, N items, M items asked for, K whitened
 content dims, H heads.
@@ -40,6 +41,7 @@ class NetworkSpec:
     heads: int
     dropout: float
     use_attention_mask: bool
+    taste: bool = True
 
     @classmethod
     def of(cls, payload: Payload) -> NetworkSpec:
@@ -51,6 +53,7 @@ class NetworkSpec:
             heads=payload.attention_heads,
             dropout=payload.dropout_rate,
             use_attention_mask=payload.use_attention_mask,
+            taste=payload.taste,
         )
 
 
@@ -154,12 +157,12 @@ class States(NamedTuple):
 
     hidden: Tensor
     """The transformer's, normalised."""
-    taste: Tensor
-    """Weighted mean of the item vectors read, L2-normalised; zero where nothing is."""
+    taste: Tensor | None
+    """Weighted mean of the item vectors read, L2-normalised; zero where nothing is. None: the network has none."""
 
     def at(self, where: Any) -> States:
         """Some positions, as indices or a mask."""
-        return States(self.hidden[where], self.taste[where])
+        return States(self.hidden[where], None if self.taste is None else self.taste[where])
 
 
 class SequenceNetwork(nn.Module):
@@ -176,11 +179,12 @@ class SequenceNetwork(nn.Module):
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
         self.final_norm = nn.LayerNorm(spec.dim)
         self.head = nn.Sequential(nn.Linear(spec.dim, spec.dim), nn.GELU(), nn.Linear(spec.dim, spec.dim))
-        self.log_recency = nn.Parameter(-_FIRST_DECAY * torch.arange(spec.num_positions))
-        self.taste_query = nn.Linear(spec.dim, spec.dim, bias=False)
-        self.taste = nn.Linear(spec.dim, spec.dim, bias=False)
-        nn.init.zeros_(self.taste_query.weight)
-        nn.init.eye_(self.taste.weight)
+        if spec.taste:
+            self.log_recency = nn.Parameter(-_FIRST_DECAY * torch.arange(spec.num_positions))
+            self.taste_query = nn.Linear(spec.dim, spec.dim, bias=False)
+            self.taste = nn.Linear(spec.dim, spec.dim, bias=False)
+            nn.init.zeros_(self.taste_query.weight)
+            nn.init.eye_(self.taste.weight)
 
     def forward(
         self,
@@ -211,11 +215,14 @@ class SequenceNetwork(nn.Module):
         for block in self.blocks:
             hidden_BLD = block(hidden_BLD, may_read, causal and may_read is None)
         hidden_BLD = self.final_norm(hidden_BLD)
-        return States(hidden_BLD, self._tastes(hidden_BLD, token_vectors_BLD, is_mask_BL, causal))
+        taste_BLD = self._tastes(hidden_BLD, token_vectors_BLD, is_mask_BL, causal) if self.spec.taste else None
+        return States(hidden_BLD, taste_BLD)
 
     def answer(self, states: States) -> Tensor:
         """L2-normalised intents `[M, D]` of the positions that are asked."""
-        answers_MD: Tensor = self.head(states.hidden) + self.taste(states.taste)
+        answers_MD: Tensor = self.head(states.hidden)
+        if states.taste is not None:
+            answers_MD = answers_MD + self.taste(states.taste)
         return F.normalize(answers_MD, dim=-1)
 
     def _tastes(self, hidden_BLD: Tensor, token_vectors_BLD: Tensor, is_mask_BL: Tensor, causal: bool) -> Tensor:

@@ -80,6 +80,10 @@ class Payload(BaseModel):
     attention_heads: int = Field(4, ge=1, description="heads of each block")
     dropout_rate: float = Field(0.1, ge=0, lt=1, description="share of activations dropped in training")
     use_attention_mask: bool = Field(True, description="false: padding is read like anything else")
+    taste: bool = Field(
+        True,
+        description="false: intents come from the transformer alone, without a weighted mean of the vectors read",
+    )
     weight_tying: bool = Field(False, description="true: one set of item vectors is read and ranked")
     content_dims: int = Field(
         0, ge=0, description="principal dims of the text vectors to keep after whitening; 0: all that carry variance"

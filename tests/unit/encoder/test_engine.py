@@ -15,12 +15,13 @@ from clozerec_trainer.model import NetworkSpec
 NUM_ITEMS, MAX_LEN, DIM = 20, 6, 12
 
 
+@pytest.mark.parametrize("taste", [True, False])
 @pytest.mark.parametrize("use_attention_mask", [True, False])
 @pytest.mark.parametrize(("depth", "heads", "run_tokens"), [(1, 3, 1), (2, 1, 16), (3, 4, 1000)])
 def test_intents_are_those_of_torch_at_every_length_and_mask_position(
-    use_attention_mask: bool, depth: int, heads: int, run_tokens: int, tmp_path: Path
+    use_attention_mask: bool, taste: bool, depth: int, heads: int, run_tokens: int, tmp_path: Path
 ) -> None:
-    network = random_network(NetworkSpec(DIM, MAX_LEN + 1, depth, heads, 0.1, use_attention_mask))
+    network = random_network(NetworkSpec(DIM, MAX_LEN + 1, depth, heads, 0.1, use_attention_mask, taste))
     bundle = write_encoder_bundle(tmp_path, network, NUM_ITEMS)
     input_ND = random_vectors(NUM_ITEMS, DIM)
     engine = SequenceEngine(bundle, input_ND, run_tokens, threads=1, device="cpu")

@@ -31,11 +31,12 @@ def make(
     mask: bool = True,
     temperature: float | None = None,
     behaviour_limit: float | None = None,
+    taste: bool = True,
 ) -> HybridBert4Rec:
     torch.manual_seed(3)
     trained = torch.ones(NUM_ITEMS, dtype=torch.bool)
     trained[[3, 7]] = False
-    spec = NetworkSpec(DIM, POSITIONS, depth=2, heads=2, dropout=0.0, use_attention_mask=mask)
+    spec = NetworkSpec(DIM, POSITIONS, depth=2, heads=2, dropout=0.0, use_attention_mask=mask, taste=taste)
     return HybridBert4Rec(spec, content or some_content(), trained, tied, temperature, behaviour_limit).eval()
 
 
@@ -78,9 +79,10 @@ def test_tied_sides_are_one_and_untied_ones_are_two() -> None:
     )
 
 
+@pytest.mark.parametrize("taste", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_weights_survive_writing_and_reading(tied: bool) -> None:
-    model, other = make(tied=tied), make(tied=tied)
+def test_weights_survive_writing_and_reading(tied: bool, taste: bool) -> None:
+    model, other = make(tied=tied, taste=taste), make(tied=tied, taste=taste)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape))
@@ -148,6 +150,13 @@ def test_the_taste_is_the_mean_of_what_is_read_by_distance_and_by_what_is_asked(
         expected = torch.stack(read).sum(dim=0) if read else torch.zeros(DIM)
         if causal or row == MASK:  # what is read at an item is asked for nothing otherwise
             torch.testing.assert_close(taste_LD[place], torch.nn.functional.normalize(expected, dim=0, eps=1e-6))
+
+
+def test_a_model_without_the_taste_answers_as_one_whose_taste_counts_for_nothing() -> None:
+    model, without = make(), make(taste=False)
+    without.load_state_dict({name: model.state_dict()[name] for name in without.state_dict()})
+    torch.nn.init.zeros_(model.network.taste.weight)
+    torch.testing.assert_close(intents(without, [1, 2, MASK]), intents(model, [1, 2, MASK]))
 
 
 def test_before_training_the_intent_leans_towards_what_was_read() -> None:

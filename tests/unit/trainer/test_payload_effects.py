@@ -38,6 +38,7 @@ TRAINING_KEYS: dict[str, Any] = {
     "sequence_sampling": "last_window",
     "sequence_stride": 1,
     "use_attention_mask": False,
+    "taste": False,
     "weight_tying": False,
     "negative_samples": 3,
     "temperature": 0.5,
