@@ -7,6 +7,7 @@ SIGSTOP does.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -45,21 +46,27 @@ EVERY_TYPE: list[dict[str, Any]] = [
 
 
 class Relay:
-    """A port in front of a server: passes bytes on, holds them (frozen), or refuses connections (gone)."""
+    """A port in front of a server: passes bytes on, holds them (frozen), or refuses connections (gone).
+
+    It accepts by itself: one that comes while `asyncio.start_server` closes, or as `sock_accept` is cancelled, is lost
+    and left open.
+    """
 
     def __init__(self) -> None:
         self.mode = "pass"
         self.port = 0
         self.target = 0
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._links: set[asyncio.Task[None]] = set()
         self._thawed = asyncio.Event()
         self._thawed.set()
 
     async def listen(self, target: int) -> None:
         self.target = target
-        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def freeze(self) -> None:
         self._thawed.clear()
@@ -68,8 +75,10 @@ class Relay:
         self._thawed.set()
 
     async def vanish(self) -> None:
-        assert self._server is not None
-        self._server.close()
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         links = list(self._links)
         for link in links:
             link.cancel()
@@ -79,24 +88,27 @@ class Relay:
         self.thaw()
         await self.vanish()
 
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = asyncio.current_task()
-        assert link is not None
-        assert self._server is not None
+    def _accept(self, listener: socket.socket) -> None:
+        accepted, _ = listener.accept()
+        link = asyncio.create_task(self._link(accepted))
+        link.add_done_callback(lambda _: accepted.close())  # also of one that never began
+        link.add_done_callback(self._links.discard)
         self._links.add(link)
-        writers = [writer]
+
+    async def _link(self, accepted: socket.socket) -> None:
+        writers = []
         try:
-            if self._server.is_serving():  # else it was accepted while the relay vanished
-                there, back = await asyncio.open_connection("127.0.0.1", self.target)
-                writers.append(back)
-                await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+            reader, writer = await asyncio.open_connection(sock=accepted)
+            writers.append(writer)
+            there, back = await asyncio.open_connection("127.0.0.1", self.target)
+            writers.append(back)
+            await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
         except OSError:
             pass  # the server is gone: so is the connection
         finally:
             for each in writers:
                 each.transport.abort()
             await asyncio.gather(*(each.wait_closed() for each in writers), return_exceptions=True)
-            self._links.discard(link)
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
