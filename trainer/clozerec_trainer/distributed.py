@@ -35,15 +35,18 @@ class World:
         return chosen[self.rank :: self.size] if len(chosen) >= self.size else chosen
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by the mean over processes."""
+        """Replace each gradient by the mean over processes, in one exchange: one for each would wait for each."""
         if self.size == 1:
             return
-        for parameter in parameters:
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= self.size
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
+        dist.all_reduce(gradients)
+        gradients /= self.size
+        for parameter, gradient in zip(trained, gradients.split([each.numel() for each in trained]), strict=True):
+            parameter.grad = gradient.view_as(parameter)
 
     def mean(self, value: float) -> float:
         """Of all processes' values; NaN where one is."""
@@ -52,6 +55,14 @@ class World:
         total = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(total)
         return float(total) / self.size
+
+    def agreed(self, choice: bool) -> bool:
+        """The first process's choice, in every process."""
+        if self.size == 1:
+            return choice
+        chosen = torch.tensor(choice)
+        dist.broadcast(chosen, src=0)
+        return bool(chosen)
 
     def from_first(self, compute: Callable[[], T]) -> T:
         """What the first process computes, in every process."""

@@ -85,7 +85,7 @@ def fit(
             windows, batches = run.remaining_batches(plan)
             for chosen in batches:
                 began = time.monotonic()
-                batch = draw_batch(windows, chosen, SpecialRows(model.num_items), payload, run.generator)
+                batch = draw_batch(windows, chosen, SpecialRows(model.num_items), payload, run.generator, world)
                 loss = run.take_step(objective, batch.to(trained_rows.device), payload.gradient_clipping)
                 run.seconds += time.monotonic() - began
                 if not math.isfinite(loss):
@@ -223,13 +223,23 @@ class _Run:
 
 
 def draw_batch(
-    windows: Windows, chosen: Tensor, special: SpecialRows, payload: Payload, generator: torch.Generator
+    windows: Windows,
+    chosen: Tensor,
+    special: SpecialRows,
+    payload: Payload,
+    generator: torch.Generator,
+    world: World | None = None,
 ) -> Batch:
-    """The windows of a step with a draw of the task; as long as the longest of them, unless padding is to be read."""
+    """The windows of a step with a draw of the task; as long as the longest of them, unless padding is to be read.
+
+    Processes that train together draw one task: a causal step takes twice as long as one of Cloze, and the first to end
+    waits for the last.
+    """
     num_positions = None if payload.use_attention_mask else payload.max_sequence_length + 1
     rows, weights = windows.lay_out(chosen.numpy(), special, num_positions)
     rows_BL, weights_BL = torch.from_numpy(rows), torch.from_numpy(weights)
-    if torch.rand((), generator=generator).item() < payload.causal_ratio:
+    is_causal = torch.rand((), generator=generator).item() < payload.causal_ratio
+    if (world or World()).agreed(is_causal):
         return causal_batch(rows_BL, weights_BL, special)
     return cloze_batch(rows_BL, weights_BL, special, payload.masking_ratio, payload.last_item_ratio, generator)
 
