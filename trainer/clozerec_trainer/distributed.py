@@ -45,7 +45,8 @@ class World:
         gradients = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
         dist.all_reduce(gradients)
         gradients /= self.size
-        for parameter, gradient in zip(trained, gradients.split([each.numel() for each in trained]), strict=True):
+        shares = torch.split(gradients, [each.numel() for each in trained])
+        for parameter, gradient in zip(trained, shares, strict=True):
             parameter.grad = gradient.view_as(parameter)
 
     def mean(self, value: float) -> float:

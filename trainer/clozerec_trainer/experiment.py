@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,11 +13,12 @@ import numpy as np
 import torch
 
 from clozerec_core.bundle import Bundle
+from clozerec_core.catalogue import SpecialRows
 from clozerec_core.errors import UsageError
 from clozerec_trainer.baselines import fit_baselines
 from clozerec_trainer.checkpoint import Checkpoints, read_checkpoint
 from clozerec_trainer.comparison import MODEL, choose, compare
-from clozerec_trainer.data import Dataset, Ints
+from clozerec_trainer.data import Dataset, Ints, Log
 from clozerec_trainer.distributed import World
 from clozerec_trainer.estimate import Estimate, estimate
 from clozerec_trainer.evaluate import Judge, ScoreCases, model_scores
@@ -27,7 +29,7 @@ from clozerec_trainer.metrics import CUTOFFS, SELECTED_BY, Metrics
 from clozerec_trainer.model import HybridBert4Rec, NetworkSpec
 from clozerec_trainer.payload import Payload
 from clozerec_trainer.progress import Reporter
-from clozerec_trainer.sequences import WindowPlan
+from clozerec_trainer.sequences import WindowPlan, last_windows
 from clozerec_trainer.splits import PARTS, Part, Split, split_log
 
 Figures = dict[str, Any]
@@ -35,6 +37,8 @@ Figures = dict[str, Any]
 _SAID = (SELECTED_BY, "hr@10")
 
 _JUDGED_FOR_ESTIMATE = 256
+
+_INTENTS_FOR_LIFT = 4096
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ def train_model(
         expected = estimate_training(dataset, payload, prepared, num_epochs)
         expected.say(reporter)
         fitted = fit(model, plan, trained_rows, payload, reporter, validate, num_epochs, checkpoints, world)
+        if payload.new_item_lift:
+            model.lift_new_items(payload.new_item_lift, _some_intents(model, dataset.log, stops_U))
     return model.cpu(), replace(fitted, advice=[*expected.advice(), *fitted.advice])
 
 
@@ -144,7 +150,9 @@ def model_of(bundle: Bundle, payload: Payload) -> HybridBert4Rec:
     weights = bundle.weights()
     content = Content(np.array(bundle.content), weights["content.mean"], weights["content.whitening"])
     everything_N = torch.ones(bundle.manifest.model.num_items, dtype=torch.bool)
-    model = _new_model(content, everything_N, payload)
+    # Behaviour is kept as limited, and the two sides may have parted since they were tied.
+    as_kept = payload.model_copy(update={"behaviour_limit": None, "weight_tying": False})
+    model = _new_model(content, everything_N, as_kept)
     model.load_weights(weights)
     return model
 
@@ -198,6 +206,19 @@ def find_device(name: str, rank: int = 0) -> torch.device:
     if not there[device.type]:
         raise UsageError(f'device "{name}" is not there; write auto or cpu')
     return device
+
+
+def _some_intents(model: HybridBert4Rec, log: Log, stops_U: Ints) -> torch.Tensor:
+    """Intents `[B, D]` after the histories of people evenly chosen."""
+    with_past_U = np.flatnonzero(stops_U > log.starts_U1[:-1])
+    users_B = with_past_U[:: math.ceil(len(with_past_U) / _INTENTS_FOR_LIFT)]
+    rows_BT = last_windows(
+        log, stops_U[users_B], users_B, SpecialRows(model.num_items), model.network.spec.num_positions
+    )
+    model.eval()
+    return model.intents(
+        torch.from_numpy(rows_BT).long().to(model.log_temperature.device), model.catalogue_vectors()[0]
+    )
 
 
 def _start_from(path: Path, model: HybridBert4Rec) -> None:

@@ -13,6 +13,7 @@ content dims, H heads.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -313,6 +314,31 @@ class HybridBert4Rec(nn.Module):
         index_BT = rows_BT.clamp(max=self.num_items - 1)
         intents_BD: Tensor = self.network.answer(self.encode(rows_BT, input_ND, index_BT).at((slice(None), -1)))
         return intents_BD
+
+    @torch.no_grad()
+    def lift_new_items(self, share: float, intents_BD: Tensor) -> None:
+        """Move what is ranked without training events towards the mean of intents, and leave everything else in place.
+
+        Training sets known items against each other, and each learns how much it is wanted; of a new one's text nothing
+        says so, and it loses to known ones that are as near. What is not behaviour moves, and the behaviour of known
+        items takes the move back. Sides that were tied are two from then on, for what is read stays.
+
+        Args:
+            share: of the mean length of text parts.
+            intents_BD: what people want.
+        """
+        items = copy.deepcopy(self.items_output)
+        rows_N = torch.arange(self.num_items, device=items.bias.device)
+        has_text_N = items.has_text_N1[:, 0] > 0
+        if not items.projection.shape[1] or not has_text_N.any():
+            return
+        content_ND = items._content(rows_N)
+        behaviour_ND = items.tensors()["behaviour"]
+        move_D = share * content_ND[has_text_N].norm(dim=1).mean() * F.normalize(intents_BD.mean(dim=0), dim=0)
+        items.bias.add_(move_D)
+        items.behaviour.copy_(behaviour_ND - move_D * items.has_text_N1 * items.trained_N1)
+        items.behaviour_limit = None  # kept before the move
+        self.items_output = items
 
     @torch.no_grad()
     def to_weights(self) -> dict[str, Floats]:

@@ -100,6 +100,13 @@ class Payload(BaseModel):
         description="longest id part of an item with text, as a share of its text part, so that new items stand a "
         "chance beside known ones; null: no limit",
     )
+    new_item_lift: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="how far items without training events are moved towards what people want on average, as a share "
+        "of the mean length of text parts, so that known items do not win for being known",
+    )
     temperature: float | None = Field(
         None, ge=LEAST_TEMPERATURE, description="divides the cosine in the loss; null: learned"
     )

@@ -281,6 +281,25 @@ def test_the_id_part_stays_within_its_limit_of_the_text_and_is_free_without_text
     assert ((vectors * text_only).sum(dim=1)[with_text] >= np.cos(np.pi / 6) - 1e-5).all()
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_lift_moves_new_items_towards_what_people_want_and_nothing_else(tied: bool) -> None:
+    model = make(tied=tied, behaviour_limit=0.5)
+    with torch.no_grad():
+        model.items_output.behaviour.copy_(torch.randn(NUM_ITEMS, DIM))
+    input_ND, before_ND = model.catalogue_vectors()
+    wanted_BD = torch.nn.functional.normalize(torch.randn(5, DIM) + 2, dim=1)
+    model.lift_new_items(0.4, wanted_BD)
+    also_input_ND, after_ND = model.catalogue_vectors()
+    others = torch.arange(NUM_ITEMS) != 7  # 3 has neither text nor training events, 7 no training events
+    torch.testing.assert_close(also_input_ND, input_ND)
+    torch.testing.assert_close(after_ND[others], before_ND[others])
+    towards_D = torch.nn.functional.normalize(wanted_BD.mean(dim=0), dim=0)
+    assert after_ND[7] @ towards_D > before_ND[7] @ towards_D + 0.1
+    space = ItemSpace.from_weights(model.to_weights(), "output")
+    np.testing.assert_allclose(space.catalogue_vectors(model.content.vectors_NC), after_ND, atol=1e-5)
+    np.testing.assert_allclose(space.day_zero_vectors(model.content.vectors_NC[7:8])[0], after_ND[7], atol=1e-5)
+
+
 def test_whitened_content_is_centred_and_of_equal_spread() -> None:
     content = some_content()
     with_text = content.whitened()[content.vectors_NC.any(axis=1)]

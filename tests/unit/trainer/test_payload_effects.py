@@ -22,7 +22,7 @@ from clozerec_core.hybrid import ItemSpace
 from clozerec_core.search_file import SearchFile
 from clozerec_trainer import search_index
 from clozerec_trainer.payload import Payload, parse_payload
-from clozerec_trainer.train import train
+from clozerec_trainer.train import evaluate_bundle, train
 
 Build = Callable[..., Bundle]
 
@@ -53,7 +53,8 @@ SHOWN_KEYS = {
     "duplicates",
     "interactions", "items", "user_column", "item_column", "timestamp_column", "timestamp_unit", "event_type_column",
     "event_weights", "metadata_columns", "list_columns", "display_name", "max_sequence_length", "hidden_size",
-    "model_depth", "content_dims", "behaviour_dropout", "behaviour_limit", "validate_every", "device", "refit",
+    "model_depth", "content_dims", "behaviour_dropout", "behaviour_limit", "new_item_lift",
+    "validate_every", "device", "refit",
     "text_model", "top_k_results", "exclude_seen", "split", "validation_start", "test_start", "judged_events",
     "baselines", "patience", "checkpoint_seconds", "start_from", "index_quantisation",
 }  # fmt: skip
@@ -190,6 +191,20 @@ def test_text_keys_change_the_content_and_how_it_is_used(quick_bundle: Build) ->
     texts_ND = ItemSpace.from_weights(near.weights(), "output").project(near.content)
     behaviour_N = np.linalg.norm(near.weights()["items.output.behaviour"], axis=1)
     assert 0 < behaviour_N.max() <= 0.01001 * np.linalg.norm(texts_ND, axis=1).max()
+
+
+def test_a_lift_moves_new_items_and_the_bundle_is_judged_with_it(quick_keys: dict[str, Any], tmp_path: Path) -> None:
+    keys = {**quick_keys, **toy_world.write_toy_data(tmp_path), "metadata_columns": ["title"]}
+    toy_world.interactions_frame().filter(pl.col("item_id") != "p").write_parquet(tmp_path / "interactions.parquet")
+    level, lifted = (
+        train(parse_payload({**keys, "new_item_lift": lift}, tmp_path), tmp_path / "bundles").bundle
+        for lift in (0, 0.5)
+    )
+    moved_N = np.abs(lifted.vectors - level.vectors).max(axis=1)
+    assert moved_N[15] > 0.01
+    assert moved_N[:15].max() < 1e-6
+    again = evaluate_bundle(lifted, parse_payload(keys, tmp_path))
+    assert again["test"]["bert4rec"] == pytest.approx(lifted.manifest.metrics["test"]["bert4rec"])
 
 
 @pytest.mark.parametrize(("quantisation", "kind"), [("none", "IndexHNSWFlat"), ("sq8", "IndexHNSWSQ")])
