@@ -50,7 +50,7 @@ class SequenceEngine:
     def intents(self, sequences: Sequence[RowSequence]) -> Floats:
         """Intent vectors `[B, D]`, L2-normalised, in the order of the sequences."""
         if len(sequences) == 1:
-            return self._run(sequences)
+            return self._run_one(sequences[0])
         intents_BD = np.empty((len(sequences), self._model.dim), np.float32)
         for batch in self._batches(sequences):
             intents_BD[batch] = self._run([sequences[i] for i in batch])
@@ -64,18 +64,40 @@ class SequenceEngine:
         """Sequences of so many items that run together."""
         return max(1, self._run_tokens // self.run_len(num_items))
 
+    def _run_one(self, sequence: RowSequence) -> Floats:
+        """`[1, D]`."""
+        num_items, mask = len(sequence.rows), sequence.mask_position
+        num_padded = self.run_len(num_items) - num_items - 1
+        return self._network.intent(
+            self._laid_out(sequence, num_padded),
+            num_padded + mask,
+            {(place, 0): vector_D for place, vector_D in self._placed(sequence, num_padded)}
+            if sequence.vectors
+            else {},
+        )
+
     def _run(self, sequences: Sequence[RowSequence]) -> Floats:
         """Sequences of one length."""
-        length = self.run_len(len(sequences[0].rows))
-        padding = [self._special.pad] * (length - len(sequences[0].rows) - 1)
-        rows_BL, mask_at_B, vectors = [], [], {}
-        for number, sequence in enumerate(sequences):
-            mask = sequence.mask_position
-            rows_BL.append([*padding, *sequence.rows[:mask], self._special.mask, *sequence.rows[mask:]])
-            mask_at_B.append(len(padding) + mask)
-            for place, vector_D in sequence.vectors.items():
-                vectors[len(padding) + place + (place >= mask), number] = vector_D
+        num_items = len(sequences[0].rows)
+        num_padded = self.run_len(num_items) - num_items - 1
+        rows_BL = [self._laid_out(sequence, num_padded) for sequence in sequences]
+        mask_at_B = [num_padded + sequence.mask_position for sequence in sequences]
+        vectors = {
+            (place, number): vector_D
+            for number, sequence in enumerate(sequences)
+            for place, vector_D in self._placed(sequence, num_padded)
+        }
         return self._network.intents(np.array(rows_BL).T, np.array(mask_at_B), vectors)
+
+    def _laid_out(self, sequence: RowSequence, num_padded: int) -> list[int]:
+        """Padding, items and the mask among them."""
+        rows, mask = sequence.rows, sequence.mask_position
+        return [*[self._special.pad] * num_padded, *rows[:mask], self._special.mask, *rows[mask:]]
+
+    def _placed(self, sequence: RowSequence, num_padded: int) -> Iterator[tuple[int, Floats]]:
+        """Where the items by vector lie then."""
+        for place, vector_D in sequence.vectors.items():
+            yield num_padded + place + (place >= sequence.mask_position), vector_D
 
     def _batches(self, sequences: Sequence[RowSequence]) -> Iterator[list[int]]:
         """Positions of sequences of equal length, at most `run_tokens` positions in a run.

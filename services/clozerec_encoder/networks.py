@@ -8,7 +8,8 @@ Shapes: L positions (items and one mask), B sequences of that one length, T the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +21,13 @@ from clozerec_core.hybrid import Floats
 from clozerec_encoder.runtime import Device, open_session
 
 Rows = NDArray[np.int64]
+Feeds = dict[str, NDArray[Any]]
+"""The graph's inputs by name."""
 Vectors = Mapping[tuple[int, int], Floats]
 """Vectors `[D]` that stand in place of the row at (position, sequence)."""
+
+INTENT = "intent"
+"""The graph's output."""
 
 
 class Network(Protocol):
@@ -35,6 +41,10 @@ class Network(Protocol):
             mask_at_B: the position of each sequence's mask.
             vectors: items by their vector.
         """
+        ...
+
+    def intent(self, rows_L: Sequence[int], mask_at: int, vectors: Vectors) -> Floats:
+        """The same of one sequence, `[1, D]`, with less ado."""
         ...
 
 
@@ -51,86 +61,134 @@ def open_network(bundle: Bundle, input_ND: Floats, threads: int, device: Device)
     inputs = {each.name for each in session.get_inputs()}
     if "token_vectors" in inputs:
         return _FlaggedNetwork(session, input_ND)
-    return (_TastingNetwork if "items" in inputs else _SummedNetwork)(session, input_ND, bundle.weights())
+    kind = _TastingNetwork if "items" in inputs else _SummedNetwork
+    return kind(session, input_ND, bundle.weights(), binds=device == "cpu")
 
 
 class _SummedNetwork:
     """Without a taste, and all of format 2: the network reads item plus position, looked up here in scaled tables."""
 
-    def __init__(self, session: Any, input_ND: Floats, weights: Mapping[str, Floats]) -> None:
-        self._session = session
-        self._scale = weights["network.input_scale"]
-        special = SpecialRows(len(input_ND))
-        self._table_RD = np.empty((special.num_rows, input_ND.shape[1]), np.float32)
-        np.multiply(input_ND, self._scale, out=self._table_RD[: len(input_ND)])
-        self._table_RD[special.pad] = weights["network.pad_vector"]
-        self._table_RD[special.mask] = weights["network.mask_vector"]
-        self._positions_T1D = weights["network.positions"][:, None, :]
+    def __init__(self, session: Any, input_ND: Floats, weights: Mapping[str, Floats], binds: bool) -> None:
+        """Prepare the tables.
 
-    def intents(self, rows_LB: Rows, mask_at_B: Rows, vectors: Vectors) -> Floats:
-        length, batch = rows_LB.shape
-        hidden_LBD = self._table_RD.take(rows_LB, axis=0)
-        for place, vector_D in vectors.items():
-            hidden_LBD[place] = vector_D * self._scale
-        # Positions count from the right: the newest item has the same one at every length.
-        hidden_LBD += self._positions_T1D[len(self._positions_T1D) - length :]
-        intents_BD: Floats
-        feeds = {"hidden": hidden_LBD, "asked": _flat(mask_at_B, batch)}
-        (intents_BD,) = self._session.run(["intent"], feeds)
-        return intents_BD
-
-
-class _TastingNetwork:
-    """With a taste, since format 3: the items also apart from their positions, and what they count by distance."""
-
-    def __init__(self, session: Any, input_ND: Floats, weights: Mapping[str, Floats]) -> None:
-        self._session = session
+        Args:
+            session: over the graph.
+            input_ND: input-side vectors of the catalogue's items.
+            weights: of the bundle.
+            binds: whether single sequences run in memory that is bound to the session once.
+        """
+        self.session = session
+        self.dim = input_ND.shape[1]
         self._scale = weights["network.input_scale"]
         self._special = SpecialRows(len(input_ND))
-        self._table_RD = np.zeros((self._special.num_rows, input_ND.shape[1]), np.float32)
+        self._table_RD = np.zeros((self._special.num_rows, self.dim), np.float32)
         np.multiply(input_ND, self._scale, out=self._table_RD[: len(input_ND)])
-        self._mask_D, self._pad_D = weights["network.mask_vector"], weights["network.pad_vector"]
+        self.mask_D, self._pad_D = weights["network.mask_vector"], weights["network.pad_vector"]
         self._positions_T1D = weights["network.positions"][:, None, :]
-        # By distance from the mask, which itself has no part in the taste: any number will do for it.
-        self._recency_T1 = np.concatenate((weights["network.log_recency"][:1], weights["network.log_recency"]))
-        self._recency_before_T1 = self._recency_T1[::-1].copy()
+        self._bound: dict[int, _BoundRun] | None = {} if binds else None
+        """By length."""
+        self._lock = threading.Lock()
+        """Of the bound runs."""
+
+    def intent(self, rows_L: Sequence[int], mask_at: int, vectors: Vectors) -> Floats:
+        is_padded = rows_L[0] == self._special.pad
+        if self._bound is None or is_padded or not self._lock.acquire(blocking=False):
+            return self.intents(np.array(rows_L)[:, None], np.array([mask_at]), vectors)
+        try:
+            length = len(rows_L)
+            if (run := self._bound.get(length)) is None:
+                run = self._bound[length] = _BoundRun(self, length)
+            return run(rows_L, mask_at, vectors)
+        finally:
+            self._lock.release()
 
     def intents(self, rows_LB: Rows, mask_at_B: Rows, vectors: Vectors) -> Floats:
         length, batch = rows_LB.shape
-        items_LBD = self._table_RD.take(rows_LB, axis=0)
-        for place, vector_D in vectors.items():
-            items_LBD[place] = vector_D * self._scale
-        # Positions count from the right: the newest item has the same one at every length.
-        hidden_LBD = items_LBD + self._positions_T1D[len(self._positions_T1D) - length :]
-        if batch == 1:
-            hidden_LBD[mask_at_B[0], 0] += self._mask_D
-        else:
-            hidden_LBD[mask_at_B, np.arange(batch)] += self._mask_D
+        feeds = self.feeds(length, batch)
+        items_LBD, hidden_LBD = feeds.get("items", feeds["hidden"]), feeds["hidden"]
+        self.look_up(rows_LB, vectors, items_LBD)
+        np.add(items_LBD, self.positions(length), out=hidden_LBD)
+        hidden_LBD[mask_at_B, np.arange(batch)] += self.mask_D
         if rows_LB[0, 0] == self._special.pad:  # all are of one length
             hidden_LBD[rows_LB == self._special.pad] += self._pad_D
-        feeds = {
-            "hidden": hidden_LBD,
-            "items": items_LBD,
-            "recency": self._recency(length, mask_at_B),
-            "asked": _flat(mask_at_B, batch),
-        }
+        self.ask(feeds, mask_at_B)
         intents_BD: Floats
-        (intents_BD,) = self._session.run(["intent"], feeds)
+        (intents_BD,) = self.session.run([INTENT], feeds)
         return intents_BD
 
-    def _recency(self, length: int, mask_at_B: Rows) -> Floats:
-        """`[B, 1, L]`."""
-        recency_B1L: Floats
-        if len(mask_at_B) == 1 and mask_at_B[0] == length - 1:
-            recency_B1L = self._recency_before_T1[None, None, len(self._recency_before_T1) - length :]
-        else:
-            recency_B1L = self._recency_T1[np.abs(mask_at_B[:, None] - np.arange(length))][:, None]
-        return recency_B1L
+    def feeds(self, length: int, batch: int) -> Feeds:
+        """Memory of the graph's inputs."""
+        return {"hidden": np.empty((length, batch, self.dim), np.float32), "asked": np.empty(batch, np.int64)}
+
+    def look_up(self, rows_LB: Rows, vectors: Vectors, items_LBD: Floats) -> None:
+        """Write the scaled vectors of items; zeros at mask and padding."""
+        self._table_RD.take(rows_LB, axis=0, out=items_LBD, mode="clip")  # unlike "raise", it writes where it is told
+        for place, vector_D in vectors.items():
+            items_LBD[place] = vector_D * self._scale
+
+    def positions(self, length: int) -> Floats:
+        """`[L, 1, D]`. They count from the right: the newest item has the same one at every length."""
+        positions_L1D: Floats = self._positions_T1D[len(self._positions_T1D) - length :]
+        return positions_L1D
+
+    def ask(self, feeds: Feeds, mask_at_B: Rows) -> None:
+        """Write the inputs that say where the masks are."""
+        batch = len(mask_at_B)
+        feeds["asked"][:] = mask_at_B * batch + np.arange(batch)
 
 
-def _flat(mask_at_B: Rows, batch: int) -> Rows:
-    """Each sequence's mask in `[L * B]`."""
-    return mask_at_B if batch == 1 else mask_at_B * batch + np.arange(batch)
+class _TastingNetwork(_SummedNetwork):
+    """With a taste, since format 3: the items also apart from their positions, and what they count by distance."""
+
+    def __init__(self, session: Any, input_ND: Floats, weights: Mapping[str, Floats], binds: bool) -> None:
+        super().__init__(session, input_ND, weights, binds)
+        # By distance from the mask, which itself has no part in the taste: any number will do for it.
+        self._recency_T1 = np.concatenate((weights["network.log_recency"][:1], weights["network.log_recency"]))
+
+    def feeds(self, length: int, batch: int) -> Feeds:
+        items_LBD = np.empty((length, batch, self.dim), np.float32)
+        recency_B1L = np.empty((batch, 1, length), np.float32)
+        return super().feeds(length, batch) | {"items": items_LBD, "recency": recency_B1L}
+
+    def ask(self, feeds: Feeds, mask_at_B: Rows) -> None:
+        super().ask(feeds, mask_at_B)
+        apart_BL = np.abs(mask_at_B[:, None] - np.arange(feeds["items"].shape[0]))
+        feeds["recency"][:, 0] = self._recency_T1[apart_BL]
+
+
+class _BoundRun:
+    """Single sequences of one length, not padded. Inputs and output stay where they are, and so does what the last
+    sequence with its mask at the same place had: to bind and to fill anew takes as long as a third of a short run.
+    """
+
+    def __init__(self, network: _SummedNetwork, length: int) -> None:
+        self._network = network
+        self._feeds = network.feeds(length, 1)
+        self._rows_L1 = np.empty((length, 1), np.int64)
+        self._intent_1D = np.empty((1, network.dim), np.float32)
+        self._placed_L1D = np.empty((length, 1, network.dim), np.float32)
+        """Positions, and the mask at its own."""
+        self._mask_at = -1
+        """For which all but the items is written."""
+        self._binding = network.session.io_binding()
+        for name, array in self._feeds.items():
+            self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._binding.bind_output(INTENT, "cpu", 0, np.float32, self._intent_1D.shape, self._intent_1D.ctypes.data)
+
+    def __call__(self, rows_L: Sequence[int], mask_at: int, vectors: Vectors) -> Floats:
+        """The intent `[1, D]`."""
+        network, hidden_L1D = self._network, self._feeds["hidden"]
+        if mask_at != self._mask_at:
+            self._placed_L1D[:] = network.positions(len(rows_L))
+            self._placed_L1D[mask_at] += network.mask_D
+            network.ask(self._feeds, np.array([mask_at]))
+            self._mask_at = mask_at
+        self._rows_L1[:, 0] = rows_L
+        items_L1D = self._feeds.get("items", hidden_L1D)
+        network.look_up(self._rows_L1, vectors, items_L1D)
+        np.add(items_L1D, self._placed_L1D, out=hidden_L1D)
+        network.session.run_with_iobinding(self._binding)
+        return self._intent_1D.copy()
 
 
 class _FlaggedNetwork:
@@ -142,6 +200,9 @@ class _FlaggedNetwork:
         self._table_RD = np.zeros((self._special.num_rows, input_ND.shape[1]), np.float32)
         self._table_RD[: len(input_ND)] = input_ND
 
+    def intent(self, rows_L: Sequence[int], mask_at: int, vectors: Vectors) -> Floats:
+        return self.intents(np.array(rows_L)[:, None], np.array([mask_at]), vectors)
+
     def intents(self, rows_LB: Rows, mask_at_B: Rows, vectors: Vectors) -> Floats:
         rows_BL = np.ascontiguousarray(rows_LB.T)
         vectors_BLD = self._table_RD.take(rows_BL, axis=0)
@@ -149,5 +210,5 @@ class _FlaggedNetwork:
             vectors_BLD[sequence, position] = vector_D
         flags = {"is_mask": rows_BL == self._special.mask, "is_pad": rows_BL == self._special.pad}
         intents_BD: Floats
-        (intents_BD,) = self._session.run(["intent"], {"token_vectors": vectors_BLD, **flags})
+        (intents_BD,) = self._session.run([INTENT], {"token_vectors": vectors_BLD, **flags})
         return intents_BD

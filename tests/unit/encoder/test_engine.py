@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,13 @@ def test_an_item_by_its_vector_is_the_item_by_its_row(tmp_path: Path) -> None:
         alone = engine.intents([by_row])[0]
         for intent in engine.intents([by_vector, by_row, by_vector]):
             np.testing.assert_allclose(intent, alone, atol=1e-5)
+
+
+def test_single_sequences_from_several_threads_do_not_mix(tmp_path: Path) -> None:
+    bundle = write_encoder_bundle(tmp_path, random_network(NetworkSpec(DIM, MAX_LEN + 1, 2, 3, 0.1, True)), NUM_ITEMS)
+    engine = SequenceEngine(bundle, random_vectors(NUM_ITEMS, DIM), 256, threads=1, device="cpu")
+    sequences = [RowSequence([row, *range(num_items)], num_items) for row in range(NUM_ITEMS) for num_items in (1, 4)]
+    expected = engine.intents(sequences)
+    with ThreadPoolExecutor(4) as threads:
+        alone = list(threads.map(lambda sequence: engine.intents([sequence])[0], sequences * 20))
+    np.testing.assert_allclose(alone, np.tile(expected, (20, 1)), atol=1e-5)
