@@ -38,7 +38,7 @@ _SAID = (SELECTED_BY, "hr@10")
 
 _JUDGED_FOR_ESTIMATE = 256
 
-_INTENTS_FOR_LIFT = 4096
+_HISTORIES_FOR_LIFT = 4096
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ def train_model(
         expected.say(reporter)
         fitted = fit(model, plan, trained_rows, payload, reporter, validate, num_epochs, checkpoints, world)
         if payload.new_item_lift:
-            model.lift_new_items(payload.new_item_lift, _some_intents(model, dataset.log, stops_U))
+            model.eval()
+            model.lift_new_items(payload.new_item_lift, _some_histories(model, dataset.log, stops_U))
     return model.cpu(), replace(fitted, advice=[*expected.advice(), *fitted.advice])
 
 
@@ -208,17 +209,14 @@ def find_device(name: str, rank: int = 0) -> torch.device:
     return device
 
 
-def _some_intents(model: HybridBert4Rec, log: Log, stops_U: Ints) -> torch.Tensor:
-    """Intents `[B, D]` after the histories of people evenly chosen."""
+def _some_histories(model: HybridBert4Rec, log: Log, stops_U: Ints) -> torch.Tensor:
+    """`[B, T]`, of people evenly chosen."""
     with_past_U = np.flatnonzero(stops_U > log.starts_U1[:-1])
-    users_B = with_past_U[:: math.ceil(len(with_past_U) / _INTENTS_FOR_LIFT)]
+    users_B = with_past_U[:: math.ceil(len(with_past_U) / _HISTORIES_FOR_LIFT)]
     rows_BT = last_windows(
         log, stops_U[users_B], users_B, SpecialRows(model.num_items), model.network.spec.num_positions
     )
-    model.eval()
-    return model.intents(
-        torch.from_numpy(rows_BT).long().to(model.log_temperature.device), model.catalogue_vectors()[0]
-    )
+    return torch.from_numpy(rows_BT).long().to(model.log_temperature.device)
 
 
 def _start_from(path: Path, model: HybridBert4Rec) -> None:

@@ -28,6 +28,11 @@ from clozerec_trainer.payload import LEAST_TEMPERATURE, Payload
 
 _FIRST_TEMPERATURE = 0.1
 
+STANDING = 0.5
+"""The constant part of intents where new items are lifted, beside a mean answer of length 1. More makes every score
+smaller; less costs new items more of their own direction.
+"""
+
 _FIRST_DECAY = 0.05
 """How much less an item counts in the taste for each position farther away, as a share, before training."""
 
@@ -221,10 +226,21 @@ class SequenceNetwork(nn.Module):
 
     def answer(self, states: States) -> Tensor:
         """L2-normalised intents `[M, D]` of the positions that are asked."""
+        return F.normalize(self.unscaled_answer(states), dim=-1)
+
+    def unscaled_answer(self, states: States) -> Tensor:
+        """The same before it is normalised."""
         answers_MD: Tensor = self.head(states.hidden)
-        if states.taste is not None:
-            answers_MD = answers_MD + self.taste(states.taste)
-        return F.normalize(answers_MD, dim=-1)
+        return answers_MD if states.taste is None else answers_MD + self.taste(states.taste)
+
+    def stand(self, keep_DD: Tensor, standing_D: Tensor) -> None:
+        """Let every answer be projected, and be given a constant part."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.copy_(keep_DD @ last.weight)
+        last.bias.copy_(keep_DD @ last.bias + standing_D)
+        if self.spec.taste:
+            self.taste.weight.copy_(keep_DD @ self.taste.weight)
 
     def _tastes(self, hidden_BLD: Tensor, token_vectors_BLD: Tensor, is_mask_BL: Tensor, causal: bool) -> Tensor:
         """Attention over the item vectors themselves, by what the transformer asks and by distance from the item asked
@@ -311,34 +327,46 @@ class HybridBert4Rec(nn.Module):
     @torch.no_grad()
     def intents(self, rows_BT: Tensor, input_ND: Tensor) -> Tensor:
         """Intent vectors `[B, D]` of sequences that end with the mask."""
-        index_BT = rows_BT.clamp(max=self.num_items - 1)
-        intents_BD: Tensor = self.network.answer(self.encode(rows_BT, input_ND, index_BT).at((slice(None), -1)))
-        return intents_BD
+        return F.normalize(self._answers(rows_BT, input_ND), dim=-1)
 
     @torch.no_grad()
-    def lift_new_items(self, share: float, intents_BD: Tensor) -> None:
-        """Move what is ranked without training events towards the mean of intents, and leave everything else in place.
+    def lift_new_items(self, lift: float, rows_BT: Tensor) -> None:
+        """Add to the score of items that are ranked without training events, those of later included (docs/adr/0016).
 
         Training sets known items against each other, and each learns how much it is wanted; of a new one's text nothing
-        says so, and it loses to known ones that are as near. What is not behaviour moves, and the behaviour of known
-        items takes the move back. Sides that were tied are two from then on, for what is read stays.
+        says so, and it loses to known ones that are as near. Scores being inner products of unit vectors, the direction
+        that intents and known items use least is given up for it: every intent is given the same part of it, and an
+        item without behaviour some. Sides that were tied are two from then on, for what is read stays.
 
         Args:
-            share: of the mean length of text parts.
-            intents_BD: what people want.
+            lift: what is added, in units of a cosine, less than `STANDING`.
+            rows_BT: histories that end with the mask, of whose intents the direction must know.
         """
         items = copy.deepcopy(self.items_output)
         rows_N = torch.arange(self.num_items, device=items.bias.device)
         has_text_N = items.has_text_N1[:, 0] > 0
         if not items.projection.shape[1] or not has_text_N.any():
             return
-        content_ND = items._content(rows_N)
-        behaviour_ND = items.tensors()["behaviour"]
-        move_D = share * content_ND[has_text_N].norm(dim=1).mean() * F.normalize(intents_BD.mean(dim=0), dim=0)
+        input_ND, output_ND = self.catalogue_vectors()
+        answers_BD = self._answers(rows_BT, input_ND)
+        unused_D = _least_used(F.normalize(answers_BD, dim=-1), output_ND[items.trained_N1[:, 0] > 0])
+        keep_DD = torch.eye(len(unused_D), device=unused_D.device) - torch.outer(unused_D, unused_D)
+        behaviour_ND = items.tensors()["behaviour"] @ keep_DD
+        items.projection.copy_(keep_DD @ items.projection)
+        items.bias.copy_(keep_DD @ items.bias)
+        content_length = items._content(rows_N)[has_text_N].norm(dim=1).mean()
+        part = lift / STANDING
+        move_D = unused_D * content_length * part / math.sqrt(1 - part**2)
         items.bias.add_(move_D)
         items.behaviour.copy_(behaviour_ND - move_D * items.has_text_N1 * items.trained_N1)
         items.behaviour_limit = None  # kept before the move
         self.items_output = items
+        self.network.stand(keep_DD, STANDING * answers_BD.norm(dim=1).mean() * unused_D)
+
+    def _answers(self, rows_BT: Tensor, input_ND: Tensor) -> Tensor:
+        """Intents of sequences that end with the mask, before they are normalised, `[B, D]`."""
+        index_BT = rows_BT.clamp(max=self.num_items - 1)
+        return self.network.unscaled_answer(self.encode(rows_BT, input_ND, index_BT).at((slice(None), -1)))
 
     @torch.no_grad()
     def to_weights(self) -> dict[str, Floats]:
@@ -361,6 +389,13 @@ class HybridBert4Rec(nn.Module):
                 f"items_{side}.{name}": tensors[f"items.{side}.{name}"] for name in ("projection", "bias", "behaviour")
             }
         self.load_state_dict(state)
+
+
+def _least_used(*vectors_MD: Tensor) -> Tensor:
+    """The direction `[D]` in which sets of unit vectors have the least of their length."""
+    moments_DD = sum((each_MD.T @ each_MD / len(each_MD) for each_MD in vectors_MD), torch.zeros(()))
+    least_D: Tensor = torch.linalg.eigh(moments_DD).eigenvectors[:, 0]
+    return least_D
 
 
 def _array(tensor: Tensor) -> Floats:

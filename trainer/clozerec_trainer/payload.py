@@ -103,9 +103,9 @@ class Payload(BaseModel):
     new_item_lift: float = Field(
         0.0,
         ge=0,
-        le=2,
-        description="how far items without training events are moved towards what people want on average, as a share "
-        "of the mean length of text parts, so that known items do not win for being known",
+        le=0.3,
+        description="what is added to the score of items without training events, in units of a cosine, so that known "
+        "items do not win for being known",
     )
     temperature: float | None = Field(
         None, ge=LEAST_TEMPERATURE, description="divides the cosine in the loss; null: learned"

@@ -281,23 +281,47 @@ def test_the_id_part_stays_within_its_limit_of_the_text_and_is_free_without_text
     assert ((vectors * text_only).sum(dim=1)[with_text] >= np.cos(np.pi / 6) - 1e-5).all()
 
 
+@pytest.mark.parametrize("taste", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_lift_moves_new_items_towards_what_people_want_and_nothing_else(tied: bool) -> None:
-    model = make(tied=tied, behaviour_limit=0.5)
-    with torch.no_grad():
-        model.items_output.behaviour.copy_(torch.randn(NUM_ITEMS, DIM))
-    input_ND, before_ND = model.catalogue_vectors()
-    wanted_BD = torch.nn.functional.normalize(torch.randn(5, DIM) + 2, dim=1)
-    model.lift_new_items(0.4, wanted_BD)
-    also_input_ND, after_ND = model.catalogue_vectors()
+def test_a_lift_adds_to_the_scores_of_new_items_alone(tied: bool, taste: bool) -> None:
+    histories_BT = torch.tensor([[PAD, PAD, PAD, 1, 2, MASK], [5, 6, 2, 1, 4, MASK], [PAD, 0, 8, 9, 10, MASK]])
+
+    def lifted(lift: float) -> tuple[HybridBert4Rec, Tensor]:
+        model = make(tied=tied, behaviour_limit=0.5, taste=taste)
+        with torch.no_grad():
+            model.items_output.behaviour.copy_(torch.randn(NUM_ITEMS, DIM, generator=torch.Generator().manual_seed(1)))
+        input_ND = model.catalogue_vectors()[0]
+        model.lift_new_items(lift, histories_BT)
+        torch.testing.assert_close(model.catalogue_vectors()[0], input_ND)
+        return model, model.intents(histories_BT, input_ND) @ model.catalogue_vectors()[1].T
+
+    (_, level_BN), (model, after_BN) = lifted(0.0), lifted(0.1)
     others = torch.arange(NUM_ITEMS) != 7  # 3 has neither text nor training events, 7 no training events
-    torch.testing.assert_close(also_input_ND, input_ND)
-    torch.testing.assert_close(after_ND[others], before_ND[others])
-    towards_D = torch.nn.functional.normalize(wanted_BD.mean(dim=0), dim=0)
-    assert after_ND[7] @ towards_D > before_ND[7] @ towards_D + 0.1
+    torch.testing.assert_close(after_BN[:, others], level_BN[:, others])
+    added_B = after_BN[:, 7] - level_BN[:, 7]
+    assert ((added_B > 0.03) & (added_B < 0.3)).all()  # 0.1 for a text of mean length after an answer of mean length
+    after_ND = model.catalogue_vectors()[1]
     space = ItemSpace.from_weights(model.to_weights(), "output")
     np.testing.assert_allclose(space.catalogue_vectors(model.content.vectors_NC), after_ND, atol=1e-5)
     np.testing.assert_allclose(space.day_zero_vectors(model.content.vectors_NC[7:8])[0], after_ND[7], atol=1e-5)
+
+
+def test_the_direction_given_up_for_the_lift_is_one_that_is_not_used() -> None:
+    model = make()
+    with torch.no_grad():
+        for tensor in (model.items_input.projection, model.network.head[-1].weight, model.network.taste.weight):
+            tensor[5] = 0
+        for tensor in (model.items_input.bias, model.items_input.behaviour, model.network.head[-1].bias):
+            tensor[..., 5] = 0
+    input_ND, before_ND = model.catalogue_vectors()
+    histories_BT = torch.tensor([[PAD, PAD, PAD, 1, 2, MASK], [5, 6, 2, 1, 4, MASK]])
+    before_BN = model.intents(histories_BT, input_ND) @ before_ND.T
+    model.lift_new_items(0.1, histories_BT)
+    after_BN = model.intents(histories_BT, input_ND) @ model.catalogue_vectors()[1].T
+    known = [row for row in range(NUM_ITEMS) if row not in (3, 7)]
+    shrunk_B1 = (after_BN / before_BN)[:, known].mean(dim=1, keepdim=True)
+    torch.testing.assert_close(after_BN[:, known], before_BN[:, known] * shrunk_B1)  # all by the same, a query
+    assert ((shrunk_B1 > 0.7) & (shrunk_B1 < 1)).all()
 
 
 def test_whitened_content_is_centred_and_of_equal_spread() -> None:

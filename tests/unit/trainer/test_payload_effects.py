@@ -198,11 +198,11 @@ def test_a_lift_moves_new_items_and_the_bundle_is_judged_with_it(quick_keys: dic
     toy_world.interactions_frame().filter(pl.col("item_id") != "p").write_parquet(tmp_path / "interactions.parquet")
     level, lifted = (
         train(parse_payload({**keys, "new_item_lift": lift}, tmp_path), tmp_path / "bundles").bundle
-        for lift in (0, 0.5)
+        for lift in (0, 0.1)
     )
     moved_N = np.abs(lifted.vectors - level.vectors).max(axis=1)
-    assert moved_N[15] > 0.01
-    assert moved_N[:15].max() < 1e-6
+    assert moved_N[15] > 0.1
+    assert moved_N[:15].max() < 0.01  # for the direction that is given up
     again = evaluate_bundle(lifted, parse_payload(keys, tmp_path))
     assert again["test"]["bert4rec"] == pytest.approx(lifted.manifest.metrics["test"]["bert4rec"])
 
