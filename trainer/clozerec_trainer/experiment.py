@@ -24,6 +24,7 @@ from clozerec_trainer.estimate import Estimate, estimate
 from clozerec_trainer.evaluate import Judge, ScoreCases, model_scores
 from clozerec_trainer.examples import Example, pick_examples
 from clozerec_trainer.item_features import Content
+from clozerec_trainer.lift import lift_new_items
 from clozerec_trainer.loop import Fitted, Validate, fit
 from clozerec_trainer.metrics import CUTOFFS, SELECTED_BY, Metrics
 from clozerec_trainer.model import HybridBert4Rec, NetworkSpec
@@ -142,7 +143,7 @@ def train_model(
         fitted = fit(model, plan, trained_rows, payload, reporter, validate, num_epochs, checkpoints, world)
         if payload.new_item_lift:
             model.eval()
-            model.lift_new_items(payload.new_item_lift, _some_histories(model, dataset.log, stops_U))
+            lift_new_items(model, payload.new_item_lift, _some_histories(model, dataset.log, stops_U))
     return model.cpu(), replace(fitted, advice=[*expected.advice(), *fitted.advice])
 
 

@@ -13,7 +13,6 @@ content dims, H heads.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,11 +26,6 @@ from clozerec_trainer.item_features import Content
 from clozerec_trainer.payload import LEAST_TEMPERATURE, Payload
 
 _FIRST_TEMPERATURE = 0.1
-
-STANDING = 0.5
-"""The constant part of intents where new items are lifted, beside a mean answer of length 1. More makes every score
-smaller; less costs new items more of their own direction.
-"""
 
 _FIRST_DECAY = 0.05
 """How much less an item counts in the taste for each position farther away, as a share, before training."""
@@ -99,7 +93,7 @@ class ItemVectors(nn.Module):
         behaviour_MD = F.embedding(rows_M, self.behaviour) * self.trained_N1[rows_M]
         if self.projection.shape[1] == 0:
             return F.normalize(behaviour_MD, dim=-1, eps=TINY_NORM)
-        content_MD = self._content(rows_M)
+        content_MD = self.content_part(rows_M)
         behaviour_MD = self._limited(behaviour_MD, content_MD)
         if behaviour_kept_M1 is not None:
             behaviour_MD = behaviour_MD * torch.maximum(behaviour_kept_M1, 1 - self.has_text_N1[rows_M])
@@ -109,10 +103,11 @@ class ItemVectors(nn.Module):
         """What the bundle keeps; behaviour is exactly zero for items without a training event."""
         behaviour_ND = self.behaviour * self.trained_N1
         if self.projection.shape[1]:
-            behaviour_ND = self._limited(behaviour_ND, self._content(torch.arange(len(behaviour_ND))))
+            behaviour_ND = self._limited(behaviour_ND, self.content_part(torch.arange(len(behaviour_ND))))
         return {"projection": self.projection, "bias": self.bias, "behaviour": behaviour_ND}
 
-    def _content(self, rows_M: Tensor) -> Tensor:
+    def content_part(self, rows_M: Tensor) -> Tensor:
+        """What the text adds to a vector before it is normalised, `[M, D]`; zero without text."""
         return (self.whitened_NK[rows_M] @ self.projection.T + self.bias) * self.has_text_N1[rows_M]
 
     def _limited(self, behaviour_MD: Tensor, content_MD: Tensor) -> Tensor:
@@ -233,15 +228,6 @@ class SequenceNetwork(nn.Module):
         answers_MD: Tensor = self.head(states.hidden)
         return answers_MD if states.taste is None else answers_MD + self.taste(states.taste)
 
-    def stand(self, keep_DD: Tensor, standing_D: Tensor) -> None:
-        """Let every answer be projected, and be given a constant part."""
-        last = self.head[-1]
-        assert isinstance(last, nn.Linear)
-        last.weight.copy_(keep_DD @ last.weight)
-        last.bias.copy_(keep_DD @ last.bias + standing_D)
-        if self.spec.taste:
-            self.taste.weight.copy_(keep_DD @ self.taste.weight)
-
     def _tastes(self, hidden_BLD: Tensor, token_vectors_BLD: Tensor, is_mask_BL: Tensor, causal: bool) -> Tensor:
         """Attention over the item vectors themselves, by what the transformer asks and by distance from the item asked
         for: the one hidden at a mask, the next one at an item that is read causally.
@@ -327,44 +313,11 @@ class HybridBert4Rec(nn.Module):
     @torch.no_grad()
     def intents(self, rows_BT: Tensor, input_ND: Tensor) -> Tensor:
         """Intent vectors `[B, D]` of sequences that end with the mask."""
-        return F.normalize(self._answers(rows_BT, input_ND), dim=-1)
+        return F.normalize(self.unscaled_intents(rows_BT, input_ND), dim=-1)
 
     @torch.no_grad()
-    def lift_new_items(self, lift: float, rows_BT: Tensor) -> None:
-        """Add to the score of items that are ranked without training events, those of later included (docs/adr/0016).
-
-        Training sets known items against each other, and each learns how much it is wanted; of a new one's text nothing
-        says so, and it loses to known ones that are as near. Scores being inner products of unit vectors, the direction
-        that intents and known items use least is given up for it: every intent is given the same part of it, and an
-        item without behaviour some. Sides that were tied are two from then on, for what is read stays.
-
-        Args:
-            lift: what is added, in units of a cosine, less than `STANDING`.
-            rows_BT: histories that end with the mask, of whose intents the direction must know.
-        """
-        items = copy.deepcopy(self.items_output)
-        rows_N = torch.arange(self.num_items, device=items.bias.device)
-        has_text_N = items.has_text_N1[:, 0] > 0
-        if not items.projection.shape[1] or not has_text_N.any():
-            return
-        input_ND, output_ND = self.catalogue_vectors()
-        answers_BD = self._answers(rows_BT, input_ND)
-        unused_D = _least_used(F.normalize(answers_BD, dim=-1), output_ND[items.trained_N1[:, 0] > 0])
-        keep_DD = torch.eye(len(unused_D), device=unused_D.device) - torch.outer(unused_D, unused_D)
-        behaviour_ND = items.tensors()["behaviour"] @ keep_DD
-        items.projection.copy_(keep_DD @ items.projection)
-        items.bias.copy_(keep_DD @ items.bias)
-        content_length = items._content(rows_N)[has_text_N].norm(dim=1).mean()
-        part = lift / STANDING
-        move_D = unused_D * content_length * part / math.sqrt(1 - part**2)
-        items.bias.add_(move_D)
-        items.behaviour.copy_(behaviour_ND - move_D * items.has_text_N1 * items.trained_N1)
-        items.behaviour_limit = None  # kept before the move
-        self.items_output = items
-        self.network.stand(keep_DD, STANDING * answers_BD.norm(dim=1).mean() * unused_D)
-
-    def _answers(self, rows_BT: Tensor, input_ND: Tensor) -> Tensor:
-        """Intents of sequences that end with the mask, before they are normalised, `[B, D]`."""
+    def unscaled_intents(self, rows_BT: Tensor, input_ND: Tensor) -> Tensor:
+        """The same before they are normalised."""
         index_BT = rows_BT.clamp(max=self.num_items - 1)
         return self.network.unscaled_answer(self.encode(rows_BT, input_ND, index_BT).at((slice(None), -1)))
 
@@ -389,13 +342,6 @@ class HybridBert4Rec(nn.Module):
                 f"items_{side}.{name}": tensors[f"items.{side}.{name}"] for name in ("projection", "bias", "behaviour")
             }
         self.load_state_dict(state)
-
-
-def _least_used(*vectors_MD: Tensor) -> Tensor:
-    """The direction `[D]` in which sets of unit vectors have the least of their length."""
-    moments_DD = sum((each_MD.T @ each_MD / len(each_MD) for each_MD in vectors_MD), torch.zeros(()))
-    least_D: Tensor = torch.linalg.eigh(moments_DD).eigenvectors[:, 0]
-    return least_D
 
 
 def _array(tensor: Tensor) -> Floats:

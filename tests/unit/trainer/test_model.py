@@ -9,6 +9,7 @@ from clozerec_core.catalogue import SpecialRows
 from clozerec_core.hybrid import ItemSpace
 from clozerec_trainer.cloze import Batch, causal_batch, cloze_batch
 from clozerec_trainer.item_features import Content, no_content, whiten
+from clozerec_trainer.lift import lift_new_items
 from clozerec_trainer.model import HybridBert4Rec, NetworkSpec
 from clozerec_trainer.objective import Objective
 
@@ -291,7 +292,7 @@ def test_a_lift_adds_to_the_scores_of_new_items_alone(tied: bool, taste: bool) -
         with torch.no_grad():
             model.items_output.behaviour.copy_(torch.randn(NUM_ITEMS, DIM, generator=torch.Generator().manual_seed(1)))
         input_ND = model.catalogue_vectors()[0]
-        model.lift_new_items(lift, histories_BT)
+        lift_new_items(model, lift, histories_BT)
         torch.testing.assert_close(model.catalogue_vectors()[0], input_ND)
         return model, model.intents(histories_BT, input_ND) @ model.catalogue_vectors()[1].T
 
@@ -316,7 +317,7 @@ def test_the_direction_given_up_for_the_lift_is_one_that_is_not_used() -> None:
     input_ND, before_ND = model.catalogue_vectors()
     histories_BT = torch.tensor([[PAD, PAD, PAD, 1, 2, MASK], [5, 6, 2, 1, 4, MASK]])
     before_BN = model.intents(histories_BT, input_ND) @ before_ND.T
-    model.lift_new_items(0.1, histories_BT)
+    lift_new_items(model, 0.1, histories_BT)
     after_BN = model.intents(histories_BT, input_ND) @ model.catalogue_vectors()[1].T
     known = [row for row in range(NUM_ITEMS) if row not in (3, 7)]
     shrunk_B1 = (after_BN / before_BN)[:, known].mean(dim=1, keepdim=True)
