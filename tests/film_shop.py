@@ -15,7 +15,7 @@ from clozerec.v1 import filter_pb2, retriever_pb2
 from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.rpc_client import LocalStub
-from clozerec_retriever.servicer import build
+from clozerec_retriever.assembly import build
 from clozerec_retriever.settings import RetrieverSettings
 
 SCHEMA = {

@@ -257,7 +257,7 @@ def _encoder(bundle: Bundle, settings: EncoderSettings) -> EncoderServicer:
 
 
 def _retriever(bundle: Bundle, settings: RetrieverSettings) -> RetrieverServicer:
-    from clozerec_retriever.servicer import build
+    from clozerec_retriever.assembly import build
 
     return build(bundle, settings)
 

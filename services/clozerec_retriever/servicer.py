@@ -19,7 +19,7 @@ import numpy as np
 from clozerec.v1 import retriever_pb2, retriever_pb2_grpc
 from clozerec_core import metrics
 from clozerec_core.bundle import Bundle
-from clozerec_core.errors import BadRequest, ClozerecError, SharedLogGone
+from clozerec_core.errors import BadRequest, ClozerecError
 from clozerec_core.filter_wire import columns_to_wire, filter_from_wire
 from clozerec_core.limits import MAX_ITEMS_PER_CALL
 from clozerec_core.predicate import EVERYTHING, Predicate
@@ -33,8 +33,6 @@ from clozerec_retriever.ranking import Place
 from clozerec_retriever.records import Drop, Put
 from clozerec_retriever.replica import Replica
 from clozerec_retriever.retriever import Found, Retriever, Selection
-from clozerec_retriever.settings import RetrieverSettings
-from clozerec_retriever.shared_log import SharedLog
 from clozerec_retriever.shelf import Shelf
 from clozerec_retriever.wire import Columns, check_id, mask_from_wire, put_from_wire, renewal_from_wire, status_of
 from clozerec_retriever.writer import JournalWriter
@@ -53,48 +51,6 @@ _SEARCH_SECONDS = {plan: metrics.RETRIEVER_SEARCH_SECONDS.labels(plan.value) for
 
 Asked = TypeVar("Asked", retriever_pb2.SearchRequest, retriever_pb2.ListPopularRequest)
 T = TypeVar("T")
-
-
-def build(bundle: Bundle, settings: RetrieverSettings) -> RetrieverServicer:
-    """A servicer that answers from a verified bundle and the journal in the state directory.
-
-    Raises:
-        BadBundle: a file is not what the manifest says.
-        BadJournal, UsageError: the journal cannot be used.
-        SharedLogGone: what others changed cannot be read, and the journal does not know of it from before.
-    """
-    retriever = Retriever.open(bundle)
-    retriever.warm_up()
-    state_dir = settings.state_beside(settings.bundle)
-    journal = Journal(state_dir)
-    try:
-        replica = open_replica(journal, settings)
-        retriever.live.replay(journal.records())
-    except BaseException:
-        journal.close()
-        raise
-    return RetrieverServicer(Shelf(retriever), journal, replica, state_dir / "snapshots", settings.search_threads)
-
-
-def open_replica(journal: Journal, settings: RetrieverSettings) -> Replica | None:
-    """The journal brought up to the shared log, where the settings name one.
-
-    Raises:
-        UsageError: the setting is wrong.
-        SharedLogGone: it does not answer, and the journal does not know of it from before: an item that was deleted
-            would be back.
-    """
-    if settings.redis_url is None:
-        return None
-    replica = Replica(journal, SharedLog(settings.redis_url.get_secret_value()))
-    try:
-        for _ in replica.news():
-            pass
-    except SharedLogGone as error:
-        if journal.followed is None:
-            raise
-        log.warning("shared_log_lost", error=repr(error.__cause__), position=journal.followed[1])
-    return replica
 
 
 class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):

@@ -17,12 +17,12 @@ from clozerec_core.hybrid import Floats, normalise
 from clozerec_core.rpc_client import LocalStub
 from clozerec_core.search_file import SearchFile
 from clozerec_retriever import planner
+from clozerec_retriever.assembly import build
 from clozerec_retriever.index import ItemIndex
 from clozerec_retriever.masks import Mask
 from clozerec_retriever.passing import Passing
 from clozerec_retriever.planner import Plan
 from clozerec_retriever.ranking import rank
-from clozerec_retriever.servicer import build
 from clozerec_retriever.settings import RetrieverSettings
 from clozerec_trainer import search_index
 from clozerec_trainer.export import write_index

@@ -20,7 +20,8 @@ from clozerec_core.bundle_watch import BundleWatch, remove_old_bundles
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import BundleMismatch
 from clozerec_core.rpc_client import LocalStub
-from clozerec_retriever.servicer import RetrieverServicer, build
+from clozerec_retriever.assembly import build
+from clozerec_retriever.servicer import RetrieverServicer
 from clozerec_retriever.settings import RetrieverSettings
 
 NUM_ITEMS, DIM = 50, 4

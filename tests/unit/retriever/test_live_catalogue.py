@@ -24,11 +24,11 @@ from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import BadRequest, BundleMismatch, UnknownItem, UsageError
 from clozerec_core.rpc_client import LocalStub
 from clozerec_retriever import tail
+from clozerec_retriever.assembly import build
 from clozerec_retriever.journal import JOURNAL_FILE
 from clozerec_retriever.live import LiveCatalogue
 from clozerec_retriever.records import ItemRecord
 from clozerec_retriever.retriever import Retriever, Selection
-from clozerec_retriever.servicer import build
 from clozerec_retriever.settings import RetrieverSettings
 
 

@@ -24,7 +24,7 @@ from clozerec_core.predicate import EVERYTHING
 from clozerec_core.request_context import handling
 from clozerec_core.rpc import GrpcServer
 from clozerec_core.rpc_client import LocalStub
-from clozerec_retriever.servicer import build
+from clozerec_retriever.assembly import build
 from clozerec_retriever.settings import RetrieverSettings
 
 SCHEMA = {"title": ColumnType.STRING, "year": ColumnType.INTEGER, "genres": ColumnType.STRING_LIST}

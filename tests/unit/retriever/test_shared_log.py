@@ -25,10 +25,10 @@ from clozerec_core.bundle import Bundle
 from clozerec_core.catalogue import ColumnType
 from clozerec_core.errors import SharedLogGone, StorageFull, UsageError
 from clozerec_retriever import shared_log
+from clozerec_retriever.assembly import build
 from clozerec_retriever.journal import Journal
 from clozerec_retriever.records import Drop, Put
 from clozerec_retriever.replica import Replica
-from clozerec_retriever.servicer import build
 from clozerec_retriever.settings import RetrieverSettings
 from clozerec_retriever.shared_log import KEYS, SharedLog
 
