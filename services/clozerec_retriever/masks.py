@@ -36,10 +36,10 @@ class RowMasks:
     """Evaluates predicates over a table of metadata. Safe to use from several threads."""
 
     def __init__(self, frame: pl.DataFrame, schema: Schema, num_rows: int) -> None:
-        self._num_rows = num_rows
-        self._frame, self._schema = frame, schema
-        self._columns: dict[str, _Column] = {}
-        self._cached = lru_cache(MAX_CACHED_MASKS)(self._packed)
+        # Apart, for a cache of its own method would hold an object until the garbage collector comes by: each batch of
+        # changes makes one.
+        self._table = _Table(frame, schema, num_rows)
+        self._cached = lru_cache(MAX_CACHED_MASKS)(self._table.packed)
 
     def passing(self, predicate: Predicate) -> Mask:
         """The rows that pass, `[N]`, the caller's own; those of recent predicates are kept, packed.
@@ -47,36 +47,48 @@ class RowMasks:
         The columns are in the schema and the values have their types, as the parsers see to.
         """
         if text_len(predicate) > MAX_CACHED_TEXT:
-            return self._evaluate(predicate).copy()
-        return np.unpackbits(self._cached(predicate), count=self._num_rows).view(np.bool_)
+            return self._table.evaluate(predicate).copy()
+        return np.unpackbits(self._cached(predicate), count=self._table.num_rows).view(np.bool_)
+
+    def prepare(self) -> None:
+        """Prepare every column now, not when it is first asked for."""
+        self._table.prepare()
 
     def cache_info(self) -> Any:
         """How many masks are kept."""
         return self._cached.cache_info()
 
-    def _packed(self, predicate: Predicate) -> NDArray[np.uint8]:
-        return np.packbits(self._evaluate(predicate))
 
-    def _evaluate(self, predicate: Predicate) -> Mask:
+class _Table:
+    """Columns, prepared for questions about all rows."""
+
+    def __init__(self, frame: pl.DataFrame, schema: Schema, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self._frame, self._schema = frame, schema
+        self._columns: dict[str, _Column] = {}
+
+    def packed(self, predicate: Predicate) -> NDArray[np.uint8]:
+        return np.packbits(self.evaluate(predicate))
+
+    def evaluate(self, predicate: Predicate) -> Mask:
         """A fresh mask, or a column's own where nothing needed computing."""
         match predicate:
             case AllOf(parts):
-                mask = np.ones(self._num_rows, np.bool_)
+                mask = np.ones(self.num_rows, np.bool_)
                 for part in parts:
-                    mask &= self._evaluate(part)
+                    mask &= self.evaluate(part)
                 return mask
             case AnyOf(parts):
-                mask = np.zeros(self._num_rows, np.bool_)
+                mask = np.zeros(self.num_rows, np.bool_)
                 for part in parts:
-                    mask |= self._evaluate(part)
+                    mask |= self.evaluate(part)
                 return mask
             case Negation(part):
-                return ~self._evaluate(part)
+                return ~self.evaluate(part)
             case Compare(name, operator, values):
                 return self._compare(self._column(name), operator, values)
 
     def prepare(self) -> None:
-        """Prepare every column now, not when it is first asked for."""
         for name in self._schema:
             self._column(name)
 
@@ -96,7 +108,7 @@ class RowMasks:
             case Operator.NE | Operator.NIN:
                 return column.present & ~column.any_of(values)
             case Operator.ALL:
-                mask = np.ones(self._num_rows, np.bool_)
+                mask = np.ones(self.num_rows, np.bool_)
                 for value in values:
                     mask &= column.any_of((value,))
                 return mask

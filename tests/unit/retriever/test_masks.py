@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
+import polars as pl
 import pytest
 from bundle_factory import make_catalogue
 
@@ -89,3 +93,16 @@ def test_masks_of_filters_with_very_long_texts_are_not_kept(masks: RowMasks) -> 
     assert masks.cache_info().currsize == 0
     masks.passing(EVERYTHING)
     assert masks.cache_info().currsize == 1
+
+
+def test_masks_that_nobody_uses_any_more_go_without_the_garbage_collector() -> None:
+    """Each batch of changes makes some, and the collector comes by once in many thousand."""
+    masks = RowMasks(pl.DataFrame({"year": [1999, 2001]}), {"year": ColumnType.INTEGER}, 2)
+    masks.passing(Compare("year", Operator.EQ, (1999,)))
+    gone = weakref.ref(masks)
+    gc.disable()
+    try:
+        del masks
+        assert gone() is None
+    finally:
+        gc.enable()
