@@ -86,6 +86,7 @@ class Dependency:
             async with nullcontext() if timeout_s else waits(self._waiting):
                 response = await method(request, timeout=stage_s, metadata=context.outgoing_metadata())
         except grpc.aio.AioRpcError as error:
+            log.debug("call_failed", dependency=self.name, code=error.code().name, details=error.details())
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise self._too_slow() from error
             raise self._meaning(from_rpc_error(error, f"the {self.name}")) from error

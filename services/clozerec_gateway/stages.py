@@ -7,7 +7,7 @@ from enum import Enum
 from types import TracebackType
 
 from clozerec_core import metrics
-from clozerec_core.tracing import is_tracing, stage_span
+from clozerec_core.tracing import add_stage, is_tracing
 
 
 class Stage(Enum):
@@ -32,17 +32,15 @@ class timed:  # noqa: N801  # reads like `asyncio.timeout`
     """The block is this stage of an answer; a class and no generator, since every call pays for four."""
 
     def __init__(self, stage: Stage) -> None:
-        self._seconds = _SECONDS[stage]
-        self._span = stage_span(stage.value) if is_tracing() else None
+        self._stage = stage
 
     def __enter__(self) -> None:
         self._began = time.perf_counter()
-        if self._span is not None:
-            self._span.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._span is not None:
-            self._span.__exit__(kind, error, trace)
-        self._seconds.observe(time.perf_counter() - self._began)
+        took_s = time.perf_counter() - self._began
+        _SECONDS[self._stage].observe(took_s)
+        if is_tracing():
+            add_stage(self._stage.value, took_s)
