@@ -12,7 +12,9 @@ import asyncio
 import struct
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
@@ -162,20 +164,26 @@ class Connection(asyncio.Protocol):
 async def offer(
     port: int,
     method: str,
-    message: bytes,
+    messages: Sequence[bytes],
     calls_per_s: float,
     duration_s: float,
     connections: int,
     patience: Patience,
 ) -> Outcome:
-    """Offer calls evenly in time over some connections; each is good if its answer comes within the deadline."""
+    """Offer calls evenly in time over some connections; each is good if its answer comes within the deadline.
+
+    A connection sends one of the messages, the next one the next.
+    """
     outcome = Outcome()
     loop = asyncio.get_running_loop()
 
-    def connection() -> Connection:
-        return Connection(method, message, patience, outcome)
+    def connection(number: int) -> Connection:
+        return Connection(method, messages[number % len(messages)], patience, outcome)
 
-    open_ = [(await loop.create_connection(connection, "127.0.0.1", port))[1] for _ in range(connections)]
+    open_ = [
+        (await loop.create_connection(partial(connection, number), "127.0.0.1", port))[1]
+        for number in range(connections)
+    ]
     await asyncio.gather(*(each.ready for each in open_))
     began = time.monotonic()
     num_due = 0

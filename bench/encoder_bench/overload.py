@@ -57,7 +57,7 @@ async def _open_loop(scratch: Path) -> None:
 
 
 async def run(port: int, request: bytes, calls_per_s: float, patience: Patience) -> Outcome:
-    return await offer(port, ENCODE_SEQUENCES, request, calls_per_s, DURATION_S, CONNECTIONS, patience)
+    return await offer(port, ENCODE_SEQUENCES, [request], calls_per_s, DURATION_S, CONNECTIONS, patience)
 
 
 async def lone_caller_us(port: int, request: bytes) -> float:

@@ -14,13 +14,16 @@ import toy_world
 from tokenizers import Tokenizer
 
 from clozerec.v1 import encoder_pb2
-from clozerec_core.bundle import TEXT_MODEL, TOKENIZER
+from clozerec_core.bundle import TEXT_MODEL, TOKENIZER, Bundle
 from encoder_bench.engine import medians_us, our_engine, rows
+from encoder_bench.open_loop import Patience, offer
 from encoder_bench.servers import ECHO, ENCODE_SEQUENCES, ENCODE_TEXTS, Call, calling, echo, encoder
 from encoder_bench.setting import MAX_ITEMS, NUM_ITEMS, RANDOM, bundle, real_lengths, say
 
 CALLERS, BULK = 64, 64
 RATE_S = 3.0
+FLOOD_PER_S = 10_000
+ALWAYS_ASKING = Patience(deadline_s=10.0, most_under_way=1, most_waiting=1)
 TEXT = "a cast iron pan for frying eggs and baking bread over an open fire in the woods"
 """20 word pieces, with the two special ones."""
 
@@ -35,21 +38,16 @@ async def _single_sequences(scratch: Path) -> None:
     lengths = real_lengths("ml-1m")
     lengths = np.full(CALLERS, MAX_ITEMS) if lengths is None else RANDOM.choice(lengths, CALLERS)
     with encoder(made) as port, encoder(made, encoder_batch_tokens=1, encoder_lone_tokens=0) as alone_port:
-        async with calling(port, ENCODE_SEQUENCES) as ours, calling(alone_port, ENCODE_SEQUENCES) as unbatched:
+        async with calling(port, ENCODE_SEQUENCES) as ours:
             for length in (MAX_ITEMS, 5):
-                request = sequences_request([length])
-                got = await beside_echo(ours, request, 500)
-                say(
-                    f"one caller, {length} items, p50",
-                    f"{got['ours']:.0f} us",
-                    got["ours"] / got["echo"],
-                    "echo",
-                    "at most 1.6",
-                )
-            requests = [sequences_request([length]) for length in lengths]
-            got = await rates(CALLERS, requests, ours=ours, unbatched=unbatched)
-            what = f"{CALLERS} callers, {lengths.mean():.0f} items each"
-            say(what, f"{got['ours']:.0f}/s", got["ours"] / got["unbatched"], "batches of one", "at least 1.3")
+                for how, request in in_both_ways(made, [length]):
+                    got = await beside_echo(ours, request, 500)
+                    what = f"one caller, {length} items by {how}, p50"
+                    say(what, f"{got['ours']:.0f} us", got["ours"] / got["echo"], "echo", "at most 1.6")
+        requests = [sequences_request([length]) for length in lengths]
+        got = await crowd(requests, ours=port, unbatched=alone_port)
+        what = f"{CALLERS} callers, {lengths.mean():.0f} items each"
+        say(what, f"{got['ours']:.0f}/s", got["ours"] / got["unbatched"], "batches of one", "at least 1.3")
 
 
 def bulk(scratch: Path) -> None:
@@ -64,18 +62,14 @@ async def _bulk(scratch: Path) -> None:
     ours, sequences = our_engine(scratch / "engine"), rows(lengths)
     with encoder(made) as port:
         async with calling(port, ENCODE_SEQUENCES) as call:
-            served, raw = [], []
-            for _ in range(4):
-                raw.append(BULK * 1e6 / medians_us(4, raw=lambda: ours.intents(sequences))["raw"])
-                served.append(BULK * (await rates(4, [sequences_request(lengths)], ours=call))["ours"])
-    figure = statistics.median(served)
-    say(
-        f"calls of {BULK} sequences",
-        f"{figure:.0f} seq/s",
-        figure / statistics.median(raw),
-        "the raw engine",
-        "at least 0.9",
-    )
+            for how, request in in_both_ways(made, lengths):
+                served, raw = [], []
+                for _ in range(4):
+                    raw.append(BULK * 1e6 / medians_us(4, raw=lambda: ours.intents(sequences))["raw"])
+                    served.append(BULK * await rate(4, request, call))
+                figure = statistics.median(served)
+                what = f"calls of {BULK} sequences by {how}"
+                say(what, f"{figure:.0f} seq/s", figure / statistics.median(raw), "the raw engine", "at least 0.9")
 
 
 def texts(scratch: Path) -> None:
@@ -110,6 +104,13 @@ async def _texts(scratch: Path) -> None:
             say("a text that came before, p50", f"{got['ours']:.0f} us", got["ours"] / got["echo"], "echo", "under 2")
 
 
+def in_both_ways(made: Bundle, lengths: Sequence[int]) -> list[tuple[str, bytes]]:
+    """A request with items by their ids, as anybody may send it, and one by rows, as the gateway does."""
+    by_rows = [encoder_pb2.Sequence(rows=RANDOM.integers(NUM_ITEMS, size=length).tolist()) for length in lengths]
+    request = encoder_pb2.EncodeSequencesRequest(bundle_id=made.bundle_id, sequences=by_rows)
+    return [("ids", sequences_request(lengths)), ("rows", request.SerializeToString())]
+
+
 def sequences_request(lengths: Sequence[int]) -> bytes:
     sequences = [
         encoder_pb2.Sequence(
@@ -138,24 +139,29 @@ async def beside_echo(ours: Call, request: bytes, num_calls: int) -> dict[str, f
             return {name: statistics.median(each) * 1e6 for name, each in times.items()}
 
 
-async def rates(callers: int, requests: Sequence[bytes], **calls: Call) -> dict[str, float]:
-    """Calls a second with so many callers, each asking again once it has its answer; they take turns."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
+async def crowd(requests: Sequence[bytes], **ports: int) -> dict[str, float]:
+    """Calls a second with a caller for each request, always asking; the servers take turns.
+
+    The callers are made to cost next to nothing (`open_loop.py`): grpc's own take as much as the server, and on two
+    cores it is they that would be measured.
+    """
+    found: dict[str, list[float]] = {name: [] for name in ports}
     for _ in range(3):
-        for name, call in calls.items():
-            found[name].append(await _rate(callers, requests, call))
+        for name, port in ports.items():
+            outcome = await offer(port, ENCODE_SEQUENCES, requests, FLOOD_PER_S, RATE_S, len(requests), ALWAYS_ASKING)
+            found[name].append(outcome.num_good / RATE_S)
     return {name: statistics.median(each) for name, each in found.items()}
 
 
-async def _rate(callers: int, requests: Sequence[bytes], call: Call) -> float:
-    done, until = 0, time.perf_counter() + RATE_S / 3
+async def rate(callers: int, request: bytes, call: Call) -> float:
+    """Calls a second with so many callers, each asking again once it has its answer."""
+    done, began = 0, time.perf_counter()
 
-    async def caller(number: int) -> None:
+    async def caller() -> None:
         nonlocal done
-        while time.perf_counter() < until:
-            await call(requests[number % len(requests)])
+        while time.perf_counter() - began < RATE_S:
+            await call(request)
             done += 1
 
-    began = time.perf_counter()
-    await asyncio.gather(*(caller(number) for number in range(callers)))
+    await asyncio.gather(*(caller() for _ in range(callers)))
     return done / (time.perf_counter() - began)
