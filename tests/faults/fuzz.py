@@ -30,8 +30,19 @@ LARGE_METADATA = (("x-large", "x" * 20_000),)
 """More than gRPC takes."""
 LARGEST_GROWTH = 0.02
 INNER_TEXT = re.compile(r"Traceback|File \"|\.py\b|Exception|0x[0-9a-f]{6}|/usr/|/tmp/|site-packages")
-METHODS = ("Recommend", "GetItems", "GetServiceInfo", "RecordInteractions", "UpsertItems", "DeleteItems", "DeleteUser")
-PATHS = ("recommend", "interactions", "items:upsert", "items:delete", "items:get", "users:delete", "nowhere")
+PATHS = {
+    "Recommend": "recommend",
+    "RecordInteractions": "interactions",
+    "UpsertItems": "items:upsert",
+    "DeleteItems": "items:delete",
+    "GetItems": "items:get",
+    "DeleteUser": "users:delete",
+    "GetServiceInfo": "nowhere",
+}
+"""Of methods over HTTP; the last has none for a POST."""
+QUERY_TYPES = ("item_to_item", "user_to_item", "contextual", "sequential")
+NUM_PEOPLE, NUM_NEW_ITEMS = 50, 50
+"""Few, so that what callers may store stops growing."""
 TEXTS = (
     "",
     "a",
@@ -55,14 +66,111 @@ class Fuzzer:
         self._random = random.Random(seed)
         self._item_ids = item_ids
 
-    def document(self) -> dict[str, object]:
-        """A JSON request, near the schema."""
+    def document(self, method: str) -> dict[str, object]:
+        """A request in JSON: valid, or with a few fields spoiled, or with fields of any kind."""
         pick = self._random
-        fields: dict[str, object] = {
-            "query_type": pick.choice(("item_to_item", "user_to_item", "contextual", "sequential"))
-        }
-        if pick.random() < 0.05:
-            fields["query_type"] = self._value(2)
+        if pick.random() < 0.2:
+            return self._any_fields()
+        document = self._valid(method)
+        for _ in range(pick.choice((0, 0, 0, 1, 1, 3))):
+            document[pick.choice((*document, "topk", "\u0000"))] = self._value(3)
+        return document
+
+    def message(self, method: str) -> bytes:
+        """Protobuf of such a request where it can be one, mutated now and then."""
+        document = self.document(method)
+        if document.get("query_type") in QUERY_TYPES:
+            document["query_type"] = f"QUERY_TYPE_{str(document['query_type']).upper()}"
+        message = getattr(recommender_pb2, f"{method}Request")()
+        for name, value in document.items():
+            try:
+                json_format.ParseDict({name: value}, message)
+            except (json_format.ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+                continue
+        raw = bytearray(message.SerializeToString())
+        for _ in range(self._random.choice((0, 0, 0, 1, 8))):
+            if raw:
+                raw[self._random.randrange(len(raw))] = self._random.randrange(256)
+        return bytes(raw)
+
+    def bytes(self) -> bytes:
+        """Anything."""
+        return self._random.randbytes(self._random.choice((0, 1, 7, 64, 4096)))
+
+    def method(self) -> str:
+        """What is asked; to recommend, half of the time."""
+        return "Recommend" if self._random.random() < 0.5 else self._random.choice(list(PATHS))
+
+    def chance(self, share: float) -> bool:
+        """True this often."""
+        return self._random.random() < share
+
+    def _valid(self, method: str) -> dict[str, object]:
+        pick = self._random
+        match method:
+            case "Recommend":
+                return self._valid_query()
+            case "RecordInteractions":
+                events = [
+                    {
+                        "user_id": self._person(),
+                        "item_id": self._item(),
+                        "time": f"2026-01-05T00:00:{pick.randrange(60):02}Z",
+                    }
+                    for _ in range(pick.choice((1, 3)))
+                ]
+                return {"interactions": events}
+            case "UpsertItems":
+                metadata = {
+                    "title": f"title {pick.randrange(100)}",
+                    "year": 1900 + pick.randrange(120),
+                    "in_stock": True,
+                }
+                return {"items": [{"item_id": self._new_item(), "metadata": metadata}]}
+            case "DeleteItems":
+                return {"item_ids": [self._new_item()]}
+            case "GetItems":
+                return {"item_ids": [self._item(), self._new_item()], "metadata_fields": ["title"]}
+            case "DeleteUser":
+                return {"user_id": self._person()}
+            case _:
+                return {}
+
+    def _valid_query(self) -> dict[str, object]:
+        pick = self._random
+        kind = pick.choice(QUERY_TYPES)
+        query: dict[str, object] = {"query_type": kind, "top_k": pick.randrange(1, 20)}
+        if kind in ("user_to_item", "contextual"):
+            query["user_id"] = self._person()
+        if kind in ("item_to_item", "contextual"):
+            query["item_id"] = self._item()
+        if kind == "sequential":
+            query["session_items"] = [self._item() for _ in range(pick.randrange(1, 12))]
+        for name, value in (
+            ("filters", {"meta.year": {"$gte": 1900 + pick.randrange(120)}, "meta.in_stock": pick.random() < 0.5}),
+            ("diversity", 0.5),
+            ("explain", True),
+            ("exclude_seen", pick.random() < 0.5),
+            ("exclude_item_ids", [self._item()]),
+            ("metadata_fields", ["title", "genres"]),
+        ):
+            if pick.random() < 0.25:
+                query[name] = value
+        return query
+
+    def _person(self) -> str:
+        return f"person-{self._random.randrange(NUM_PEOPLE)}"
+
+    def _item(self) -> str:
+        return self._random.choice(self._item_ids)
+
+    def _new_item(self) -> str:
+        return f"new-{self._random.randrange(NUM_NEW_ITEMS)}"
+
+    def _any_fields(self) -> dict[str, object]:
+        """Those of a query, and others, without regard to each other."""
+        pick = self._random
+        fields: dict[str, object] = {"query_type": pick.choice(QUERY_TYPES) if pick.random() < 0.95 else self._value(2)}
         for name, value in (
             ("user_id", self._text()),
             ("item_id", self._text()),
@@ -80,34 +188,6 @@ class Fuzzer:
             if pick.random() < 0.25:
                 fields[name] = value
         return fields
-
-    def message(self) -> bytes:
-        """Protobuf of such a request where it can be one, mutated now and then."""
-        document = self.document()
-        document["query_type"] = self._random.randrange(-1, 7)
-        message = recommender_pb2.RecommendRequest()
-        for name, value in document.items():
-            try:
-                json_format.ParseDict({name: value}, message)
-            except (json_format.ParseError, ValueError, TypeError, AttributeError, RecursionError):
-                continue
-        raw = bytearray(message.SerializeToString())
-        for _ in range(self._random.choice((0, 0, 1, 8))):
-            if raw:
-                raw[self._random.randrange(len(raw))] = self._random.randrange(256)
-        return bytes(raw)
-
-    def bytes(self) -> bytes:
-        """Anything."""
-        return self._random.randbytes(self._random.choice((0, 1, 7, 64, 4096)))
-
-    def choose(self, options: tuple[str, ...]) -> str:
-        """One of them; the first half of the time."""
-        return options[0] if self._random.random() < 0.5 else self._random.choice(options)
-
-    def chance(self, share: float) -> bool:
-        """True this often."""
-        return self._random.random() < share
 
     def _text(self) -> str:
         return self._random.choice(self._item_ids) if self._random.random() < 0.5 else self._random.choice(TEXTS)
@@ -222,10 +302,11 @@ class Channels:
 
     async def over_grpc(self, fuzzer: Fuzzer, sent: Sent) -> None:
         """One request."""
-        raw = fuzzer.bytes() if fuzzer.chance(0.2) else fuzzer.message()
-        method = self.channel.unary_unary(f"/clozerec.v1.RecommenderService/{fuzzer.choose(METHODS)}")
+        method = fuzzer.method()
+        raw = fuzzer.bytes() if fuzzer.chance(0.1) else fuzzer.message(method)
+        call = self.channel.unary_unary(f"/clozerec.v1.RecommenderService/{method}")
         try:
-            await method(raw, timeout=TIMEOUT_S, metadata=LARGE_METADATA if fuzzer.chance(0.01) else ())
+            await call(raw, timeout=TIMEOUT_S, metadata=LARGE_METADATA if fuzzer.chance(0.01) else ())
             sent.codes["OK"] += 1
         except grpc.aio.AioRpcError as error:
             sent.codes[error.code().name] += 1
@@ -233,8 +314,9 @@ class Channels:
 
     async def over_http(self, fuzzer: Fuzzer, sent: Sent) -> None:
         """One request."""
-        body = fuzzer.bytes() if fuzzer.chance(0.2) else json.dumps(fuzzer.document()).encode()
-        async with self.session.post(self.url + fuzzer.choose(PATHS), data=body) as response:
+        method = fuzzer.method()
+        body = fuzzer.bytes() if fuzzer.chance(0.1) else json.dumps(fuzzer.document(method)).encode()
+        async with self.session.post(self.url + PATHS[method], data=body) as response:
             text = await response.text()
             sent.codes[f"HTTP {response.status}"] += 1
             if response.status != 200:
