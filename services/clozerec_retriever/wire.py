@@ -63,8 +63,9 @@ class RowMessages:
     def columns(self, ranking: Ranking, fields: tuple[str, ...]) -> Columns:
         """The same before it is a message."""
         rows: list[int] = ranking.rows.tolist()
-        known = [self._card(row, self._version(row), fields) for row in rows]
-        return [item_id for item_id, _ in known], ranking.scores.tolist(), rows, [card for _, card in known]
+        item_ids = [self._live.item_id(row) for row in rows]
+        cards = [self._card(row, self._version(row), fields) for row in rows]
+        return item_ids, ranking.scores.tolist(), rows, cards
 
     def stored_item(self, row: int, fields: tuple[str, ...]) -> retriever_pb2.StoredItem:
         """A known item with the named columns, without its content vector."""
@@ -90,10 +91,8 @@ class RowMessages:
         struct.update(self._live.metadata(row, fields))
         return struct.SerializeToString()
 
-    def _rendered_card(self, row: int, version: int, fields: tuple[str, ...]) -> tuple[str, bytes]:
-        """The item's id, and what callers see of it."""
-        item_id = self._live.item_id(row)
-        return item_id, render_card(item_id, self._live.display_name(row), self._live.metadata(row, fields))
+    def _rendered_card(self, row: int, version: int, fields: tuple[str, ...]) -> bytes:
+        return render_card(self._live.item_id(row), self._live.display_name(row), self._live.metadata(row, fields))
 
 
 def put_from_wire(item: retriever_pb2.CatalogueItem, mask: frozenset[str] | None, live: LiveCatalogue) -> Put:
