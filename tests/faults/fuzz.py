@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 import aiohttp
 import grpc
 from google.protobuf import json_format
+from google.rpc import code_pb2
 
 from clozerec.v1 import recommender_pb2
+from clozerec_core.access import new_token
 from clozerec_core.bundle import Bundle
 from faults.processes import ServiceProcess
 from faults.table import Place
@@ -26,8 +28,16 @@ from faults.table import Place
 IN_FLIGHT = 16
 TIMEOUT_S = 10.0
 WARM_UP = 20_000
-LARGE_METADATA = (("x-large", "x" * 20_000),)
-"""More than gRPC takes."""
+ODD_HEADERS = (
+    {"x-large": "x" * 20_000},  # more than gRPC takes
+    {"authorization": ""},
+    {"authorization": "Bearer"},
+    {"authorization": "Bearer " + "x" * 5_000},
+    {"authorization": "Basic Zm9vOmJhcg=="},
+    {"x-request-id": "../../etc " + "x" * 200},
+    {"traceparent": "00-" + "0" * 32 + "-" + "f" * 16 + "-zz"},
+    {"grpc-timeout": "-1S"},
+)
 LARGEST_GROWTH = 0.02
 INNER_TEXT = re.compile(r"Traceback|File \"|\.py\b|Exception|0x[0-9a-f]{6}|/usr/|/tmp/|site-packages")
 PATHS = {
@@ -38,8 +48,9 @@ PATHS = {
     "GetItems": "items:get",
     "DeleteUser": "users:delete",
     "GetServiceInfo": "nowhere",
+    "RecommendStream": "nowhere",
 }
-"""Of methods over HTTP; the last has none for a POST."""
+"""Of methods over HTTP; the last two have none for a POST."""
 QUERY_TYPES = ("item_to_item", "user_to_item", "contextual", "sequential")
 NUM_PEOPLE, NUM_NEW_ITEMS = 50, 50
 """Few, so that what callers may store stops growing."""
@@ -81,7 +92,7 @@ class Fuzzer:
         document = self.document(method)
         if document.get("query_type") in QUERY_TYPES:
             document["query_type"] = f"QUERY_TYPE_{str(document['query_type']).upper()}"
-        message = getattr(recommender_pb2, f"{method}Request")()
+        message = getattr(recommender_pb2, f"{method.removesuffix('Stream')}Request")()
         for name, value in document.items():
             try:
                 json_format.ParseDict({name: value}, message)
@@ -101,6 +112,11 @@ class Fuzzer:
         """What is asked; to recommend, half of the time."""
         return "Recommend" if self._random.random() < 0.5 else self._random.choice(list(PATHS))
 
+    def headers(self, token: str) -> dict[str, str]:
+        """The caller's token and, now and then, what no caller should send, over either protocol."""
+        odd = self._random.choice(ODD_HEADERS) if self.chance(0.03) else {}
+        return {"authorization": f"Bearer {token}", **odd}
+
     def chance(self, share: float) -> bool:
         """True this often."""
         return self._random.random() < share
@@ -108,7 +124,7 @@ class Fuzzer:
     def _valid(self, method: str) -> dict[str, object]:
         pick = self._random
         match method:
-            case "Recommend":
+            case "Recommend" | "RecommendStream":
                 return self._valid_query()
             case "RecordInteractions":
                 events = [
@@ -250,8 +266,11 @@ async def fuzz(place: Place, num_requests: int, seed: int = 0) -> Found:
         seed: of the slice; another one sends other requests.
     """
     item_ids = list(Bundle.open(place.bundle).catalogue.item_ids)
-    state = str(place.scratch / "state")
-    service = ServiceProcess("all", "--bundle", str(place.bundle), CLOZEREC_STATE_DIR=state)
+    token, entry = new_token("fuzzer", "admin")
+    tokens = place.scratch / "tokens.json"
+    tokens.write_text(json.dumps({"tokens": [entry]}))
+    variables = {"CLOZEREC_STATE_DIR": str(place.scratch / "state"), "CLOZEREC_TOKENS_PATH": str(tokens)}
+    service = ServiceProcess("all", "--bundle", str(place.bundle), **variables)
     await service.start()
     sent = Sent()
     began = time.monotonic()
@@ -260,7 +279,7 @@ async def fuzz(place: Place, num_requests: int, seed: int = 0) -> Found:
             grpc.aio.insecure_channel(service.target) as channel,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT_S)) as session,
         ):
-            channels = Channels(channel, session, f"http://127.0.0.1:{service.http_port}/v1/")
+            channels = Channels(channel, session, f"http://127.0.0.1:{service.http_port}/v1/", token)
 
             async def some(worker: int, how_many: int) -> None:
                 fuzzer = Fuzzer(seed * 1000 + worker, item_ids)
@@ -299,14 +318,22 @@ class Channels:
     channel: grpc.aio.Channel
     session: aiohttp.ClientSession
     url: str
+    token: str
 
     async def over_grpc(self, fuzzer: Fuzzer, sent: Sent) -> None:
         """One request."""
         method = fuzzer.method()
         raw = fuzzer.bytes() if fuzzer.chance(0.1) else fuzzer.message(method)
-        call = self.channel.unary_unary(f"/clozerec.v1.RecommenderService/{method}")
+        path, options = f"/clozerec.v1.RecommenderService/{method}", {"timeout": TIMEOUT_S}
+        metadata = tuple(fuzzer.headers(self.token).items())
         try:
-            await call(raw, timeout=TIMEOUT_S, metadata=LARGE_METADATA if fuzzer.chance(0.01) else ())
+            if method == "RecommendStream":
+                requests = [raw, fuzzer.message("Recommend"), raw]
+                async for answer in self.channel.stream_stream(path)(iter(requests), metadata=metadata, **options):
+                    status = recommender_pb2.RecommendResult.FromString(answer).status
+                    _judge(code_pb2.Code.Name(status.code), status.message, raw, sent.faults)
+            else:
+                await self.channel.unary_unary(path)(raw, metadata=metadata, **options)
             sent.codes["OK"] += 1
         except grpc.aio.AioRpcError as error:
             sent.codes[error.code().name] += 1
@@ -316,9 +343,14 @@ class Channels:
         """One request."""
         method = fuzzer.method()
         body = fuzzer.bytes() if fuzzer.chance(0.1) else json.dumps(fuzzer.document(method)).encode()
-        async with self.session.post(self.url + PATHS[method], data=body) as response:
+        headers = fuzzer.headers(self.token)
+        if fuzzer.chance(0.01):
+            headers["authorization"] = "Bearer \xff"  # gRPC's own client sends no such thing
+        async with self.session.post(self.url + PATHS[method], data=body, headers=headers) as response:
             text = await response.text()
             sent.codes[f"HTTP {response.status}"] += 1
+            if response.status == 400 and "x-large" in headers:
+                return  # in the HTTP library's own words
             if response.status != 200:
                 _judge(str(response.status), json.loads(text)["error"]["message"], body, sent.faults)
 
