@@ -10,8 +10,15 @@ THRESHOLDS = (10_000, 20, 50)
 
 
 def release() -> None:
-    """Call it after something large was loaded or dropped: what is free then goes back to the system."""
+    """Call it after something large was loaded or dropped: what is free then goes back to the system.
+
+    What `settle` froze is looked at, too: the first bundle is among it, and caches hold on to their owners in circles.
+    """
+    is_settled = gc.get_freeze_count() > 0
+    gc.unfreeze()
     gc.collect()
+    if is_settled:
+        gc.freeze()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; other allocators do it by themselves
     if trim is not None:
         trim(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from clozerec_core.bundle import TEXT_FILES, Bundle
@@ -78,11 +78,15 @@ class LoadedBundles:
         """
         key = _text_key(bundle)
         texts = next((each.encoder.texts for each in list(self._loaded.values()) if each.text_key == key), None)
-        if texts is None and bundle.manifest.text is not None:
-            texts = Texts(TextEngine(bundle, bundle.manifest.text, self._settings), self._settings)
-            texts.warm_up()
-        encoder = Encoder(bundle, self._settings, texts)
-        encoder.warm_up()
+        with ExitStack() as unless_loaded:
+            if texts is None and bundle.manifest.text is not None:
+                texts = Texts(TextEngine(bundle, bundle.manifest.text, self._settings), self._settings)
+                unless_loaded.callback(texts.close)
+                texts.warm_up()
+            encoder = Encoder(bundle, self._settings, texts)
+            unless_loaded.callback(encoder.close)
+            encoder.warm_up()
+            unless_loaded.pop_all()
         self._loaded[bundle.bundle_id] = _Loaded(encoder, key)
 
     def make_current(self, bundle_id: str) -> None:

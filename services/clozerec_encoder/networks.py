@@ -98,7 +98,7 @@ class _SummedNetwork:
             length = len(rows_L)
             if (run := self._bound.get(length)) is None:
                 run = self._bound[length] = _BoundRun(self, length)
-            return run(rows_L, mask_at, vectors)
+            return run(self, rows_L, mask_at, vectors)
         finally:
             self._lock.release()
 
@@ -162,7 +162,6 @@ class _BoundRun:
     """
 
     def __init__(self, network: _SummedNetwork, length: int) -> None:
-        self._network = network
         self._feeds = network.feeds(length, 1)
         self._rows_L1 = np.empty((length, 1), np.int64)
         self._intent_1D = np.empty((1, network.dim), np.float32)
@@ -175,10 +174,11 @@ class _BoundRun:
             self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         self._binding.bind_output(INTENT, "cpu", 0, np.float32, self._intent_1D.shape, self._intent_1D.ctypes.data)
 
-    def __call__(self, rows_L: Sequence[int], mask_at: int, vectors: Vectors) -> Floats:
-        """The intent `[1, D]`."""
-        network, hidden_L1D = self._network, self._feeds["hidden"]
+    def __call__(self, network: _SummedNetwork, rows_L: Sequence[int], mask_at: int, vectors: Vectors) -> Floats:
+        """The intent `[1, D]`. The network is handed in at each call, for it holds this run."""
+        hidden_L1D = self._feeds["hidden"]
         if mask_at != self._mask_at:
+            self._mask_at = -1
             self._placed_L1D[:] = network.positions(len(rows_L))
             self._placed_L1D[mask_at] += network.mask_D
             network.ask(self._feeds, np.array([mask_at]))

@@ -44,7 +44,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     ) -> encoder_pb2.EncodeSequencesResponse:
         with self._bundles.using(request.bundle_id) as encoder:
             readings = await self._read(
-                sum(len(message.tokens) for message in request.sequences),
+                sum(len(message.tokens) + len(message.rows) for message in request.sequences),
                 lambda: encoder.read([_sequence(message, i, request) for i, message in enumerate(request.sequences)]),
             )
             results = await encoder.encode(readings, context.peer())

@@ -226,15 +226,20 @@ async def test_texts_outside_the_window_are_not_embedded(stub: EncoderServiceStu
     np.testing.assert_allclose(cut.intent, alone.intent, atol=1e-5)
 
 
-async def test_a_request_of_a_million_tokens_leaves_the_health_check_quick(stub: EncoderServiceStub) -> None:
+@pytest.mark.parametrize("how", ["ids", "rows"])
+async def test_a_request_of_a_million_tokens_leaves_the_health_check_quick(stub: EncoderServiceStub, how: str) -> None:
     """Quick means here: answered while the request is still at work."""
-    request = encoder_pb2.EncodeSequencesRequest(sequences=[sequence("ab" * 5000)] * 60)
+    long = sequence("ab" * 5000) if how == "ids" else encoder_pb2.Sequence(rows=[0, 1] * 5000)
+    info = await stub.GetEncoderInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
+    request = encoder_pb2.EncodeSequencesRequest(
+        bundle_id=info.bundle_id, sequences=[long] * (60 if how == "ids" else 1000)
+    )
     large = asyncio.create_task(_await(stub.EncodeSequences(request, timeout=120)))
     checks = 0
     while not large.done():
         await stub.GetEncoderInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
         checks += 1
-    assert len((await large).sequences) == 60
+    assert len((await large).sequences) == len(request.sequences)
     assert checks > 5
 
 

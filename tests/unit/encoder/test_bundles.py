@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,3 +97,15 @@ async def test_a_released_bundle_answers_the_calls_that_it_has_begun(
         (encoded,) = await encoder.encode(encoder.read([TokenSequence(SESSION)]), "")
         np.testing.assert_allclose(encoded.intent, INTENTS["first"], atol=1e-5)
     assert loaded.bundle_ids == ["second"]
+
+
+def test_a_bundle_that_does_not_warm_up_leaves_no_threads(loaded: LoadedBundles, made: dict[str, Bundle]) -> None:
+    """Its manifest speaks of longer sequences than its network has positions for."""
+    second = made["second"]
+    model = second.manifest.model.model_copy(update={"max_sequence_length": SPEC.num_positions + 3})
+    wrong = replace(second, manifest=second.manifest.model_copy(update={"model": model}))
+    threads = set(threading.enumerate())
+    with pytest.raises(ValueError, match="broadcast"):
+        loaded.load(wrong)
+    assert set(threading.enumerate()) == threads
+    assert loaded.bundle_ids == ["first"]
