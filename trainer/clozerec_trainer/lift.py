@@ -23,6 +23,9 @@ STANDING = 0.5
 smaller; less costs new items more of their own direction.
 """
 
+_AT_ONCE = 256
+"""Histories, as many as in a validation: memory goes with their number and their length squared."""
+
 
 @torch.no_grad()
 def lift_new_items(model: HybridBert4Rec, lift: float, rows_BT: Tensor) -> None:
@@ -32,14 +35,15 @@ def lift_new_items(model: HybridBert4Rec, lift: float, rows_BT: Tensor) -> None:
 
     Args:
         model: trained.
-        lift: what is added, in units of a cosine, less than `STANDING`.
+        lift: what is added for a text of mean length (a shorter one gets more), in units of a cosine, less than
+            `STANDING`.
         rows_BT: histories that end with the mask, of whose intents the direction must know.
     """
     items = copy.deepcopy(model.items_output)
     if not items.projection.shape[1] or not items.has_text_N1.any():
         return
     input_ND, output_ND = model.catalogue_vectors()
-    answers_BD = model.unscaled_intents(rows_BT, input_ND)
+    answers_BD = torch.cat([model.unscaled_intents(some, input_ND) for some in rows_BT.split(_AT_ONCE)])
     unused_D = _least_used(F.normalize(answers_BD, dim=-1), output_ND[items.trained_N1[:, 0] > 0])
     keep_DD = torch.eye(len(unused_D), device=unused_D.device) - torch.outer(unused_D, unused_D)
     _move_items(items, keep_DD, unused_D * (lift / STANDING))
@@ -65,7 +69,7 @@ def _move_items(items: ItemVectors, keep_DD: Tensor, part_D: Tensor) -> None:
     move_D = part_D * content_length / (1 - part_D.square().sum()).sqrt()
     items.bias.add_(move_D)
     items.behaviour.copy_(behaviour_ND - move_D * items.has_text_N1 * items.trained_N1)
-    items.behaviour_limit = None  # kept before the move
+    items.behaviour_limit = None  # the behaviour above is within it already, and what was moved is not of it
 
 
 def _move_answers(network: SequenceNetwork, keep_DD: Tensor, constant_D: Tensor) -> None:

@@ -104,8 +104,8 @@ class Payload(BaseModel):
         0.0,
         ge=0,
         le=0.3,
-        description="what is added to the score of items without training events, in units of a cosine, so that known "
-        "items do not win for being known",
+        description="what is added to the score of items without training events, for a text of mean length and in "
+        "units of a cosine, so that known items do not win for being known; nothing where there are no texts",
     )
     temperature: float | None = Field(
         None, ge=LEAST_TEMPERATURE, description="divides the cosine in the loss; null: learned"
@@ -227,6 +227,8 @@ class Payload(BaseModel):
                 f"hidden_size {self.hidden_size} is not divisible by attention_heads {self.attention_heads}; "
                 f"{' or '.join(near)} would be"
             )
+        if self.new_item_lift and self.hidden_size < 2:
+            raise ValueError("new_item_lift takes one direction of the space, so hidden_size must be 2 or more")
         if self.sequence_stride is not None and self.sequence_stride > self.max_sequence_length:
             raise ValueError(
                 f"sequence_stride {self.sequence_stride} is longer than max_sequence_length "

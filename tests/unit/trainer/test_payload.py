@@ -56,6 +56,10 @@ def test_hidden_size_must_be_divisible_by_heads(size: int, heads: int, near: str
     assert near in message
 
 
+def test_a_lift_of_new_items_needs_a_direction_to_spare() -> None:
+    assert "hidden_size must be 2 or more" in refused(hidden_size=1, attention_heads=1, new_item_lift=0.06)
+
+
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
