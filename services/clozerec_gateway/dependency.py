@@ -6,6 +6,8 @@ that wait for it, they are given up together, long before that time is over: see
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TypeVar
 
@@ -23,10 +25,12 @@ from clozerec_gateway.waiting import Waiting, waits
 QUIET_SHARE = 0.25
 """Of the time for an answer, without any answer to anybody, after which a service has stopped answering."""
 
+REPLICAS_ASKED = 3
+"""For a bundle that the first of them does not have: while pods are replaced, some have one and some the other."""
+
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
-
-_NOT_NOW = (BundleMismatch.reason, SharedLogGone.reason)
+Metadata = Sequence[tuple[str, str]]
 
 log = get_logger("dependency")
 
@@ -84,7 +88,7 @@ class Dependency:
         stage_s = longest_s if remaining_s is None else min(longest_s, remaining_s * share)
         try:
             async with nullcontext() if timeout_s else waits(self._waiting):
-                response = await method(request, timeout=stage_s, metadata=context.outgoing_metadata())
+                response = await _from_a_replica(method, request, stage_s, context.outgoing_metadata())
         except grpc.aio.AioRpcError as error:
             log.debug("call_failed", dependency=self.name, code=error.code().name, details=error.details())
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -110,8 +114,11 @@ class Dependency:
             self._fail("gone")
             return DependencyGone(self.name)
         self._answered()
-        if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED or error.reason in _NOT_NOW:
-            # It lives, but not for this request: its queue is full, or it has yet to load the bundle, or cannot write.
+        if error.reason == BundleMismatch.reason:  # in the words of our own parts
+            self._failures["refused"].inc()
+            return DependencyGone(self.name)
+        if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED or error.reason == SharedLogGone.reason:
+            # It lives, but not for this request: its queue is full, or it cannot write.
             self._failures["refused"].inc()
             return Busy(self.name, error)
         return error
@@ -134,6 +141,20 @@ class Dependency:
 
     def _say_opened(self) -> None:
         log.warning("circuit_opened", dependency=self.name, waiting=len(self._waiting))
+
+
+async def _from_a_replica(
+    method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float, metadata: Metadata
+) -> Response:
+    """The answer of one that has the bundle; calls go to each in turn, so the next one is another."""
+    until = time.monotonic() + timeout_s
+    for others in reversed(range(REPLICAS_ASKED)):
+        try:
+            return await method(request, timeout=max(0.0, until - time.monotonic()), metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            if not others or from_rpc_error(error, "").reason != BundleMismatch.reason:
+                raise
+    raise AssertionError("the last one answers or raises")
 
 
 class Busy(DependencyGone):

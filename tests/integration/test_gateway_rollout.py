@@ -106,3 +106,63 @@ async def test_after_a_switch_to_another_text_model_added_items_are_found_by_the
                     pass
             session = {"query_type": "sequential", "session_items": list(texts), "top_k": 1}
             assert (await gateway.recommend(**session)).fallback == recommender_pb2.FALLBACK_NONE
+
+
+async def test_while_pods_are_replaced_a_gateway_finds_the_replicas_that_have_its_bundle(
+    toy_text_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Of each part one has the old bundle and one the new, and so have the gateways."""
+    bundles = [copied(toy_text_bundle, tmp_path, name) for name in ("old", "new")]
+    questions = [
+        SESSION,
+        {"query_type": "item_to_item", "item_id": "a"},
+        {"query_type": "item_to_item", "item_text": "a brass bell"},
+        {"query_type": "contextual", "user_id": "user-3", "item_id": "d"},
+    ]
+    async with AsyncExitStack() as stack:
+        encoders, retrievers = [], []
+        for bundle in bundles:
+            common = {"bundle": bundle.path, "grpc_port": 0, "grace_s": 0}
+            encoders.append(await stack.enter_async_context(encoder_server(bundle, EncoderSettings(**common))))
+            state_dir = tmp_path / f"state-{bundle.bundle_id}"
+            settings = RetrieverSettings(**common, state_dir=state_dir)
+            retrievers.append(await stack.enter_async_context(retriever_server(bundle, settings)))
+        for bundle in bundles:
+            settings = GatewaySettings(
+                bundle=bundle.path,
+                grpc_port=0,
+                http_port=0,
+                grace_s=0,
+                state_dir=tmp_path / f"gateway-{bundle.bundle_id}",
+                encoder_target="ipv4:" + ",".join(f"127.0.0.1:{port}" for port in encoders),
+                retriever_target="ipv4:" + ",".join(f"127.0.0.1:{port}" for port in retrievers),
+            )
+            ports = await stack.enter_async_context(gateway_server(bundle, settings))
+            gateway = Gateway(bundle, f"127.0.0.1:{ports.grpc}", f"http://127.0.0.1:{ports.http}")
+            for question in questions * 3:
+                answer = await gateway.recommend(**question)
+                assert (answer.bundle_id, answer.fallback) == (bundle.bundle_id, recommender_pb2.FALLBACK_NONE)
+                assert answer.items
+
+
+async def test_a_text_that_no_encoder_can_read_for_this_bundle_is_to_be_asked_again(
+    toy_text_bundle: Bundle, tmp_path: Path
+) -> None:
+    """All encoders have the next bundle by now: not the caller's fault, who has named none."""
+    old, new = (copied(toy_text_bundle, tmp_path, name) for name in ("old", "new"))
+    async with AsyncExitStack() as stack:
+        encoder = await stack.enter_async_context(
+            encoder_server(new, EncoderSettings(bundle=new.path, grpc_port=0, grace_s=0))
+        )
+        settings = GatewaySettings(
+            bundle=old.path,
+            grpc_port=0,
+            http_port=0,
+            grace_s=0,
+            state_dir=tmp_path / "state",
+            encoder_target=f"127.0.0.1:{encoder}",
+        )
+        ports = await stack.enter_async_context(gateway_server(old, settings))
+        gateway = Gateway(old, f"127.0.0.1:{ports.grpc}", f"http://127.0.0.1:{ports.http}")
+        code, reason, _ = await refused(gateway, query_type="item_to_item", item_text="a brass bell")
+        assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
