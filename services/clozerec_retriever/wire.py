@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 from google.protobuf import struct_pb2
@@ -22,6 +21,7 @@ from clozerec_core.metadata import parse_item_metadata
 from clozerec_retriever.live import LiveCatalogue
 from clozerec_retriever.ranking import Ranking
 from clozerec_retriever.records import Put
+from clozerec_retriever.rendered import Rendered
 
 METADATA_CACHE_BYTES = 32 * 1024 * 1024
 """Rendered metadata is kept up to about so much, and cards too; a Struct is slow to build and the same rows come up
@@ -41,8 +41,8 @@ class RowMessages:
 
     def __init__(self, live: LiveCatalogue) -> None:
         self._live = live
-        self._metadata = lru_cache(METADATA_CACHE_BYTES // ENTRY_BYTES)(self._serialised_metadata)
-        self._card = lru_cache(METADATA_CACHE_BYTES // ENTRY_BYTES)(self._rendered_card)
+        self._metadata = Rendered(self._serialised_metadata, METADATA_CACHE_BYTES // ENTRY_BYTES).of
+        self._card = Rendered(self._rendered_card, METADATA_CACHE_BYTES // ENTRY_BYTES).of
 
     def candidates(self, ranking: Ranking, fields: tuple[str, ...]) -> list[retriever_pb2.Candidate]:
         """One message a row, best first, with the named columns."""
@@ -82,16 +82,13 @@ class RowMessages:
         changed = self._live.changed(row)
         return 0 if changed is None else changed.version
 
-    def _serialised_metadata(self, row: int, version: int, fields: tuple[str, ...]) -> bytes:
-        """Bytes, not a Struct: they are a tenth of its size, and merge as fast as it copies.
-
-        The version is there for the cache alone: a changed item is rendered anew.
-        """
+    def _serialised_metadata(self, row: int, fields: tuple[str, ...]) -> bytes:
+        """Bytes, not a Struct: they are a tenth of its size, and merge as fast as it copies."""
         struct = struct_pb2.Struct()
         struct.update(self._live.metadata(row, fields))
         return struct.SerializeToString()
 
-    def _rendered_card(self, row: int, version: int, fields: tuple[str, ...]) -> bytes:
+    def _rendered_card(self, row: int, fields: tuple[str, ...]) -> bytes:
         return render_card(self._live.item_id(row), self._live.display_name(row), self._live.metadata(row, fields))
 
 
