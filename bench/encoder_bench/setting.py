@@ -16,7 +16,6 @@ SPEC = NetworkSpec(dim=64, num_positions=MAX_ITEMS + 1, depth=2, heads=4, dropou
 NUM_ITEMS = 10_000
 RANDOM = np.random.default_rng(0)
 DATA_DIR = Path(__file__).parents[3] / "shared" / "data"
-USER_COLUMN = {"ml-1m": "user_id", "amazon-beauty": "user_id"}
 
 
 def network() -> SequenceNetwork:
@@ -33,7 +32,7 @@ def real_lengths(data: str) -> np.ndarray | None:
     if not path.is_file():
         return None
     frame = pl.read_parquet(path)
-    counts = frame.group_by(frame.columns[0]).len()["len"].to_numpy()
+    counts = frame.group_by("user_id").len()["len"].to_numpy()
     return np.minimum(counts, MAX_ITEMS).astype(int)
 
 

@@ -24,6 +24,7 @@ from clozerec_cli.serving import encoder_server
 from clozerec_core.bundle import MANIFEST, Bundle, point_current, publish, writing_directory
 from clozerec_core.bundle_watch import BUNDLE_REFUSED
 from clozerec_encoder.settings import EncoderSettings
+from clozerec_trainer.item_features import find_text_model
 from clozerec_trainer.model import NetworkSpec
 from integration.conftest import TIMEOUT_S
 
@@ -147,6 +148,35 @@ async def test_texts_are_embedded_as_sentence_transformers_does(
     # content.npy was computed by sentence-transformers when the bundle was trained.
     cosines = (served * toy_text_bundle.content).sum(axis=1)
     assert cosines.min() > 0.9999
+
+
+async def test_odd_texts_are_embedded_as_sentence_transformers_does(stub: EncoderServiceStub) -> None:
+    texts = ["x", "Füße, 東京 и κόσμος 😀", "a\tb\n\nc", "!?", "word " * 400, "supercalifragilistic" * 50, "é " * 300]
+    response = await stub.EncodeTexts(encoder_pb2.EncodeTextsRequest(texts=texts), timeout=120)
+    served = np.array([text.content for text in response.texts], np.float32)
+    expected = find_text_model(None).load().encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    assert (served * expected).sum(axis=1).min() > 0.9999
+    assert [text.truncated for text in response.texts] == [False, False, False, False, True, False, True]
+
+
+async def test_one_sequence_does_not_wait_for_another_callers_thousand(toy_text_bundle: Bundle) -> None:
+    settings = EncoderSettings(bundle=toy_text_bundle.path, grpc_port=0, grace_s=1)
+    many = encoder_pb2.EncodeSequencesRequest(sequences=[sequence("abcdefg")] * 1000)
+    one = encoder_pb2.EncodeSequencesRequest(sequences=[sequence("abc")])
+    own_channel = (("grpc.use_local_subchannel_pool", 1),)  # callers are told apart by their connection
+    async with (
+        encoder_server(toy_text_bundle, settings) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", own_channel) as greedy,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", own_channel) as modest,
+    ):
+        calls = [_await(EncoderServiceStub(greedy).EncodeSequences(many, timeout=120)) for _ in range(8)]
+        under_way = [asyncio.create_task(call) for call in calls]
+        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+        for _ in range(3):
+            await EncoderServiceStub(modest).EncodeSequences(one, timeout=TIMEOUT_S)
+        assert not all(task.done() for task in under_way)
+        for task in under_way:
+            assert len((await task).sequences) == 1000
 
 
 async def test_32_long_texts_at_once_are_answered(stub: EncoderServiceStub) -> None:
