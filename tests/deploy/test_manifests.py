@@ -308,10 +308,35 @@ def test_a_canary_splits_off_users_to_a_stack_of_its_own() -> None:
         for name, pod in by_name.items()
     }
     assert [name for name, splits in split.items() if splits] == ["gateway"]
-    images = {pod["spec"]["initContainers"][0]["image"] for pod in by_name.values()}
-    assert images == {"clozerec/bundle:1", "clozerec/bundle:canary"}
     sharing = build("canary", "redis")
     gateways = [pod for part, pod, _ in our_containers(sharing) if part == "gateway"]
     urls = [variables_of(sharing, pod["spec"]["containers"][0])["CLOZEREC_REDIS_URL"] for pod in gateways]
     assert len(urls) == 2
     assert urls[0] == urls[1]
+
+
+def bundle_of(documents: tuple[Document, ...], pod: Document) -> str:
+    """The image, or the path on a volume, that a pod serves from."""
+    (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "bundles"]
+    served = variables_of(documents, pod["spec"]["containers"][0])["CLOZEREC_BUNDLE"]
+    if "persistentVolumeClaim" in volume:
+        return f"{volume['persistentVolumeClaim']['claimName']}: {served}"
+    assert served == "/bundles/bundle"
+    if "image" in volume:
+        assert "initContainers" not in pod["spec"]
+        return str(volume["image"]["reference"])
+    (copies,) = pod["spec"]["initContainers"]
+    return str(copies["image"])
+
+
+@pytest.mark.parametrize(
+    ("delivery", "stable"),
+    [((), "clozerec/bundle:1"), (("image-volume",), "clozerec/bundle:1"), (("trainer",), "bundles: /bundles/current")],
+)
+def test_a_canary_has_a_bundle_of_its_own_however_bundles_are_delivered(delivery: tuple[str, ...], stable: str) -> None:
+    documents = build("canary", *delivery)
+    bundles: dict[str, set[str]] = {}
+    for part, pod, _ in our_containers(documents):
+        if part in PARTS:
+            bundles.setdefault(pod["metadata"]["labels"]["clozerec/track"], set()).add(bundle_of(documents, pod))
+    assert bundles == {"stable": {stable}, "canary": {"clozerec/bundle:canary"}}
