@@ -169,14 +169,13 @@ async def test_one_sequence_does_not_wait_for_another_callers_thousand(toy_text_
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", own_channel) as greedy,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", own_channel) as modest,
     ):
-        calls = [_await(EncoderServiceStub(greedy).EncodeSequences(many, timeout=120)) for _ in range(8)]
-        under_way = [asyncio.create_task(call) for call in calls]
-        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-        for _ in range(3):
+        large = asyncio.create_task(_await(EncoderServiceStub(greedy).EncodeSequences(many, timeout=120)))
+        answered = 0
+        while not large.done():
             await EncoderServiceStub(modest).EncodeSequences(one, timeout=TIMEOUT_S)
-        assert not all(task.done() for task in under_way)
-        for task in under_way:
-            assert len((await task).sequences) == 1000
+            answered += 1
+        assert len((await large).sequences) == 1000
+        assert answered > 5  # of the thousand's thirty batches each leaves room
 
 
 async def test_32_long_texts_at_once_are_answered(stub: EncoderServiceStub) -> None:
