@@ -192,6 +192,24 @@ def test_every_variable_is_a_setting_with_a_valid_value(
                 assert any(Path(value).is_relative_to(mount) for mount in mounts), f"{name}={value} lies on no volume"
 
 
+def test_ports_say_what_they_speak_and_certificates_hold_every_name_of_their_services(
+    documents: tuple[Document, ...],
+) -> None:
+    certificates = {each["spec"]["secretName"]: each for each in of_kind(documents, "Certificate")}
+    for service in of_kind(documents, "Service"):
+        name = service["metadata"]["name"]
+        (pod,) = [pod for pod in pods(documents).values() if selects(service["spec"]["selector"], pod)]
+        if pod["spec"]["containers"][0]["name"] not in PARTS:
+            continue
+        secrets = [each["secret"]["secretName"] for each in pod["spec"]["volumes"] if each["name"] == "tls"]
+        (port,) = service["spec"]["ports"]
+        clear = {"grpc": "kubernetes.io/h2c", "http": "http"}[port["name"]]
+        assert port["appProtocol"] == ("https" if secrets else clear), name
+        for secret in secrets:
+            called = {name + suffix for suffix in ("", ".clozerec", ".clozerec.svc", ".clozerec.svc.cluster.local")}
+            assert called <= set(certificates[secret]["spec"]["dnsNames"])
+
+
 def test_many_of_a_kind_share_what_they_keep(whole: tuple[Document, ...]) -> None:
     """Each would know its own changes only."""
     for deployment in of_kind(whole, "Deployment"):
