@@ -15,6 +15,8 @@ RUN /app/bin/pip install --no-cache-dir --constraint constraints.txt '.[retrieve
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /app /app
+# A named volume takes its owner from here; root's could not be written, for no capability overrides permissions.
+RUN install --directory --owner 65532 --group 65532 /state
 ENV PATH=/app/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 CLOZEREC_HOST=0.0.0.0
 USER 65532:65532
 WORKDIR /tmp

@@ -36,6 +36,8 @@ ALTERNATIVES = {"trainer", "image-volume"}
 KUBERNETES = "1.37"
 CUSTOM = {"Certificate", "PodMonitor", "PrometheusRule"}
 """Resources of operators; their schemas are not Kubernetes's."""
+SPARE_S = 10
+"""From the end of the grace to SIGKILL: to close stores and send the last spans."""
 OURS = {"gateway", "encoder", "retriever", "trainer"}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from deploy.manifests import REPOSITORY
+from deploy.manifests import REPOSITORY, SPARE_S
 
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_gateway.settings import GatewaySettings
@@ -70,6 +70,32 @@ def test_compose_gives_each_service_variables_that_it_knows(monkeypatch: pytest.
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert (REPOSITORY / "deploy" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+
+
+def test_what_compose_mounts_to_write_belongs_to_the_user_of_the_image() -> None:
+    composed = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text())
+    written = 0
+    for role, service in composed["services"].items():
+        mounts = [mount for mount in service["volumes"] if not mount.endswith(":ro")]
+        for mount in mounts:
+            name, path = mount.split(":")
+            assert name in composed["volumes"], "a directory of the host belongs to whoever made it"
+            before_user, _ = (DOCKER / f"{role}.Dockerfile").read_text().rsplit("\nUSER ", maxsplit=1)
+            last_stage = before_user.rsplit("\nFROM ", maxsplit=1)[1]
+            owner, group = service["user"].split(":")
+            assert f"RUN install --directory --owner {owner} --group {group} {path}\n" in last_stage + "\n"
+            written += 1
+        state_dir = service["environment"].get("CLOZEREC_STATE_DIR")
+        assert [mount.split(":")[1] for mount in mounts] == ([state_dir] if state_dir else [])
+    assert written == 2, "gateway and retriever keep state"
+
+
+def test_compose_waits_for_calls_under_way() -> None:
+    services = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text())["services"]
+    for service in services.values():
+        given = service["environment"]
+        stopping_s = int(given["CLOZEREC_DRAIN_DELAY_S"]) + int(given["CLOZEREC_GRACE_S"])
+        assert stopping_s + SPARE_S <= int(service["stop_grace_period"].removesuffix("s"))
 
 
 DIGEST = "sha256:" + "ab" * 32
