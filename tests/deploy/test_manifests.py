@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
+import redis
 import yaml
 from deploy.manifests import (
     CUSTOM,
@@ -359,3 +362,54 @@ def test_a_canary_has_a_bundle_of_its_own_however_bundles_are_delivered(delivery
         if part in PARTS:
             bundles.setdefault(pod["metadata"]["labels"]["clozerec/track"], set()).add(bundle_of(documents, pod))
     assert bundles == {"stable": {stable}, "canary": {"clozerec/bundle:canary"}}
+
+
+def redis_container() -> Document:
+    container: Document = pods(build("redis"))["redis"]["spec"]["containers"][0]
+    return container
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
+def test_redis_asks_for_a_password_that_no_list_of_processes_shows(tmp_path: Path) -> None:
+    container = redis_container()
+    (script,) = container["args"]
+    (tmp_path / "password").write_text("5ec2e7")
+    socket = tmp_path / "redis.sock"
+    for stated, here in (
+        ("port 6379", f"port 0\nunixsocket {socket}"),
+        ("dir /data", f"dir {tmp_path}"),
+        ("/password/password", str(tmp_path / "password")),
+    ):
+        assert script.count(stated) == 1
+        script = script.replace(stated, here)
+    with subprocess.Popen([*container["command"], script], stdout=subprocess.DEVNULL) as server:
+        try:
+            stranger = redis.Redis(unix_socket_path=str(socket))
+            friend = redis.Redis(unix_socket_path=str(socket), password="5ec2e7")
+            until = time.monotonic() + 20
+            while not socket.exists() and time.monotonic() < until:
+                time.sleep(0.02)
+            with stranger, pytest.raises(redis.AuthenticationError):
+                stranger.ping()
+            with friend:
+                assert friend.config_get("append*")["appendfsync"] == "always"
+                policy = friend.config_get("maxmemory*")
+            assert policy["maxmemory-policy"] == "noeviction"
+            limit = container["resources"]["limits"]["memory"]
+            assert int(policy["maxmemory"]) * 2 <= int(limit.removesuffix("Gi")) * 2**30, "a fork may copy all of it"
+            assert b"5ec2e7" not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        finally:
+            server.terminate()
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
+@pytest.mark.parametrize("password", ["", None])
+def test_redis_does_not_start_without_a_password(tmp_path: Path, password: str | None) -> None:
+    container = redis_container()
+    if password is not None:
+        (tmp_path / "password").write_text(password)
+    script = container["args"][0].replace("/password/password", str(tmp_path / "password"))
+    script = script.replace("port 6379", "port 0").replace("dir /data", f"dir {tmp_path}")
+    done = subprocess.run([*container["command"], script], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode != 0
+    assert "requirepass" in done.stdout + done.stderr
