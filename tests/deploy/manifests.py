@@ -27,6 +27,7 @@ ORDER = (
     "tokens",
     "autoscaling",
     "monitoring",
+    "tracing",
     "trainer",
     "image-volume",
 )

@@ -174,6 +174,39 @@ def test_network_policies_name_pods_and_ports_that_exist() -> None:
                     assert port["port"] in known, (policy["metadata"]["name"], port)
 
 
+def test_every_component_is_built() -> None:
+    assert set(ORDER) == {path.parent.name for path in K8S.glob("components/*/kustomization.yaml")}
+
+
+def test_traces_get_out_to_the_collector() -> None:
+    documents = build("canary", "network-policies", "tracing")
+    seen = set()
+    for part, pod, container in our_containers(documents):
+        endpoint = urlsplit(variables_of(documents, container)["CLOZEREC_OTLP_ENDPOINT"])
+        assert endpoint.hostname is not None
+        _, namespace = endpoint.hostname.split(".")
+        peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+        rules = [
+            rule
+            for policy in of_kind(documents, "NetworkPolicy")
+            if chosen_by(policy["spec"]["podSelector"], pod) and "Egress" in policy["spec"]["policyTypes"]
+            for rule in policy["spec"].get("egress", [])
+        ]
+        assert {"to": [peer], "ports": [{"port": endpoint.port}]} in rules, part
+        seen.add(part)
+    assert seen == PARTS.keys()
+
+
+def chosen_by(selector: Document, pod: Document) -> bool:
+    """What a label selector says of a pod; its expressions are all of `In`."""
+    labels = pod["metadata"]["labels"]
+    expressions = selector.get("matchExpressions", [])
+    assert all(each["operator"] == "In" for each in expressions)
+    return selects(selector.get("matchLabels", {}), pod) and all(
+        labels.get(each["key"]) in each["values"] for each in expressions
+    )
+
+
 def test_every_variable_is_a_setting_with_a_valid_value(
     documents: tuple[Document, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
