@@ -136,6 +136,73 @@ def test_images_are_pinned_by_what_the_registry_says_and_can_be_pinned_again(cop
     assert f'{{name: clozerec/encoder, newTag: "0.1.0", digest: {DIGEST}}}' in base.read_text()
 
 
+IMAGES = """\
+images:
+  # kept
+  - {{name: clozerec/gateway, newName: "registry.example:5000/gateway", newTag: "2"{digest}}}
+  - name: clozerec/encoder # what `kustomize edit set image` writes
+    newName: registry.example/encoder
+    newTag: "1.10"{digest_line}
+# kept, too
+patches: []
+"""
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:" + "0" * 64])
+def test_an_image_of_another_registry_is_pinned_in_whatever_style_it_is_written(
+    copy_of_deploy: Path, digest: str
+) -> None:
+    path = copy_of_deploy / "k8s/overlays/mine/kustomization.yaml"
+    path.parent.mkdir()
+    path.write_text(
+        IMAGES.format(
+            digest=f", digest: {digest}" if digest else "", digest_line=f"\n    digest: {digest}" if digest else ""
+        )
+    )
+    asked = copy_of_deploy / "asked"
+    done = pin(
+        copy_of_deploy, f'echo "$2" >> {asked}; echo {DIGEST}', "registry.example:5000/gateway", "clozerec/encoder"
+    )
+    assert done.returncode == 0, done.stderr
+    text = path.read_text()
+    assert yaml.safe_load(text)["images"] == [
+        {"name": "clozerec/gateway", "newName": "registry.example:5000/gateway", "newTag": "2", "digest": DIGEST},
+        {"name": "clozerec/encoder", "newName": "registry.example/encoder", "newTag": "1.10", "digest": DIGEST},
+    ]
+    assert "  # kept\n" in text
+    assert "\n# kept, too\npatches: []\n" in text
+    assert set(asked.read_text().split()) == {
+        "registry.example:5000/gateway:2",
+        "registry.example/encoder:1.10",
+        "clozerec/encoder:0.1.0",  # of the base, which was asked for as well
+    }
+
+
+def test_an_image_without_a_tag_is_not_guessed(copy_of_deploy: Path) -> None:
+    path = copy_of_deploy / "k8s/overlays/small/kustomization.yaml"
+    path.write_text(path.read_text() + "images:\n  - {name: mine, newName: registry.example:5000/mine}\n")
+    before = path.read_text()
+    done = pin(copy_of_deploy, f"echo {DIGEST}", "mine")
+    assert done.returncode == 1
+    assert "not pinned: registry.example:5000/mine: its kustomization names no newTag" in done.stderr
+    assert path.read_text() == before
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, whose kustomize builds these")
+def test_every_image_that_is_deployed_can_be_pinned(copy_of_deploy: Path) -> None:
+    """An image volume names one as well."""
+    assert pin(copy_of_deploy, f"echo {DIGEST}").returncode == 0
+    path = copy_of_deploy / "k8s/overlays/mine/kustomization.yaml"
+    path.parent.mkdir()
+    for delivery in ("image-volume", "trainer"):
+        components = [f"../../components/{name}" for name in ("canary", "redis", delivery)]
+        path.write_text(yaml.safe_dump({"resources": ["../../base"], "components": components}))
+        built = subprocess.run(["kubectl", "kustomize", path.parent], capture_output=True, text=True, check=True)
+        images = re.findall(r"(?:image|reference): (\S+)", built.stdout)
+        assert len(images) > 10
+        assert [image for image in images if not image.endswith(f"@{DIGEST}")] == []
+
+
 @pytest.mark.parametrize("crane", ["exit 1", "echo no such image", "echo sha256:abc"])
 def test_a_digest_is_never_invented(copy_of_deploy: Path, crane: str) -> None:
     done = pin(copy_of_deploy, crane)
