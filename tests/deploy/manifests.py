@@ -51,8 +51,8 @@ def combinations(sizes: range | tuple[int, ...]) -> Iterator[tuple[str, ...]]:
 
 
 @cache
-def build(*components: str, overlay: str = "") -> tuple[Document, ...]:
-    """What `kubectl kustomize` makes of an overlay, or of the base with these components."""
+def build(*components: str, overlay: str = "", patches: str = "") -> tuple[Document, ...]:
+    """What `kubectl kustomize` makes of an overlay, or of the base with these components and patches (YAML)."""
     if overlay:
         return _build(K8S / "overlays" / overlay)
     with tempfile.TemporaryDirectory(dir=K8S / "overlays", prefix=".combination-") as directory:
@@ -62,6 +62,7 @@ def build(*components: str, overlay: str = "") -> tuple[Document, ...]:
             "namespace": "clozerec",
             "resources": ["../../base"],
             "components": [f"../../components/{name}" for name in components],
+            "patches": yaml.safe_load(patches or "[]"),
         }
         (Path(directory) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         return _build(Path(directory))

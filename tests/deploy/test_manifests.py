@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ import kubernetes_validate
 import pytest
 import redis
 import yaml
+from bundle_factory import make_catalogue, random_vectors, write_bundle
 from deploy.manifests import (
     CUSTOM,
     K8S,
@@ -20,6 +23,7 @@ from deploy.manifests import (
     ORDER,
     OURS,
     OVERLAYS,
+    REPOSITORY,
     SPARE_S,
     Document,
     build,
@@ -446,3 +450,33 @@ def test_redis_does_not_start_without_a_password(tmp_path: Path, password: str |
     done = subprocess.run([*container["command"], script], capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode != 0
     assert "requirepass" in done.stdout + done.stderr
+
+
+def test_before_training_the_trainer_makes_room_but_keeps_what_is_served(tmp_path: Path) -> None:
+    pod = pods(build("trainer"))["trainer"]
+    (makes_room,) = pod["spec"]["initContainers"]
+    assert makes_room["image"] == pod["spec"]["containers"][0]["image"]
+    assert makes_room["volumeMounts"] == [{"name": "bundles", "mountPath": "/bundles"}]
+    for night in range(1, 7):
+        catalogue, vectors = make_catalogue({}, {}, num_items=4), random_vectors(4, 8)
+        write_bundle(
+            tmp_path, catalogue, vectors, [1] * 4, bundle_id=f"b{night}", created_at=f"2026-01-0{night}T02:17:00Z"
+        )
+    (tmp_path / "current").symlink_to("b2")
+    python, *arguments = makes_room["command"]
+    assert python == "python"
+    command = [argument.replace('"/bundles"', repr(str(tmp_path))) for argument in arguments]
+    subprocess.run([sys.executable, *command], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"current", "b2", "b4", "b5", "b6"}
+
+
+def test_the_patches_of_the_documentation_apply() -> None:
+    text = (REPOSITORY / "docs" / "deployment.md").read_text()
+    shown = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("patches:")]
+    patches = [patch for block in shown for patch in yaml.safe_load(block)["patches"]]
+    documents = build("monitoring", "network-policies", patches=yaml.safe_dump(patches))
+    for document in of_kind(documents, "PodMonitor", "PrometheusRule"):
+        assert document["metadata"]["labels"] == {"release": "YOUR_RELEASE"}
+    (dns,) = [each for each in of_kind(documents, "NetworkPolicy") if each["metadata"]["name"] == "allow-dns"]
+    assert dns["spec"]["egress"][-1]["to"] == [{"ipBlock": {"cidr": "169.254.20.10/32"}}]
+    kubernetes_validate.validate(dns, KUBERNETES, strict=True)
