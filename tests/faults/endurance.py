@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import aiohttp
@@ -142,24 +143,40 @@ class Mixed:
 
 
 async def overhead(place: Place) -> Measured:
-    """One caller through three processes: TLS on every hop, tokens, metrics and tracing on, against all of them off."""
+    """One caller through three processes: TLS on each hop, tokens, metrics and tracing on, against all of them off, and
+    with one request in ten traced.
+    """
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         # Spans are made and queued; nobody takes them, as when a collector is down.
         collector = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        async with (
-            stack(PLAIN, place.apart("off"), CLOZEREC_METRICS="false") as without,
-            stack(Arrangement(has_tls=True), place.apart("on"), CLOZEREC_OTLP_ENDPOINT=collector) as with_everything,
-        ):
-            outcomes = Outcome(), Outcome()
-            for outcome in (Outcome(), Outcome()), outcomes:  # the first to warm up; in turn, so that noise meets both
+        async with AsyncExitStack() as running:
+            askers = []
+            for name, has_tls, variables in (
+                ("all off", False, {"CLOZEREC_METRICS": "false"}),
+                ("all on", True, {"CLOZEREC_OTLP_ENDPOINT": collector}),
+                (
+                    "one in ten traced",
+                    True,
+                    {"CLOZEREC_OTLP_ENDPOINT": collector, "CLOZEREC_TRACE_SAMPLE_RATIO": "0.1"},
+                ),
+            ):
+                arrangement = Arrangement(has_tls=has_tls)
+                each = await running.enter_async_context(
+                    stack(arrangement, place.apart(name.replace(" ", "-")), **variables)
+                )
+                askers.append((name, each.asker))
+            outcomes = {name: Outcome() for name, _ in askers}
+            for outcome in (None, outcomes):  # the first to warm up; in turn, so that noise meets all
                 for number in range(ROUNDS):
-                    await without.asker.ask(number, outcome[0])
-                    await with_everything.asker.ask(number, outcome[1])
-    for outcome in outcomes:
+                    for name, asker in askers:
+                        await asker.ask(number, Outcome() if outcome is None else outcome[name])
+    for outcome in outcomes.values():
         check(outcome, fallbacks=False)
-    ratio = outcomes[1].percentile_ms(50) / outcomes[0].percentile_ms(50)
+    base_ms = outcomes["all off"].percentile_ms(50)
+    ratio, sampled = (outcomes[name].percentile_ms(50) / base_ms for name in ("all on", "one in ten traced"))
     return Measured(
-        f"p50 {ratio:.2f} times; all off: {outcomes[0]}; all on: {outcomes[1]}",
+        f"p50 {ratio:.2f} times, {sampled:.2f} times with one request in ten traced; "
+        + "; ".join(f"{name}: {outcome}" for name, outcome in outcomes.items()),
         (f"p50 {ratio:.2f} times",) if ratio > LARGEST_P50_RATIO else (),
     )
