@@ -210,13 +210,12 @@ def sizes(bundle: Bundle, port: int, asked: list[recommender_pb2.RecommendReques
         stub = RecommenderServiceStub(channel)
         answers = [stub.Recommend(request, timeout=10).ByteSize() for request in asked[:80]]
     answer = int(statistics.median(answers))
-    tokens = [encoder_pb2.Token(item_id=each) for each in bundle.catalogue.item_ids[:30]]
     encode = encoder_pb2.EncodeSequencesRequest(
-        bundle_id=bundle.bundle_id, sequences=[encoder_pb2.Sequence(tokens=tokens)]
+        bundle_id=bundle.bundle_id, sequences=[encoder_pb2.Sequence(rows=range(1_000, 1_030))]
     ).ByteSize()
     dim = bundle.manifest.model.dim
     search = retriever_pb2.SearchRequest(
-        bundle_id=bundle.bundle_id, intent=[0.1] * dim, exclude_item_ids=bundle.catalogue.item_ids[:100]
+        bundle_id=bundle.bundle_id, intent=[0.1] * dim, exclude_rows=range(1_000, 1_100)
     ).ByteSize()
     return answer, encode, 4 * dim + 40, search, answer
 
