@@ -7,6 +7,7 @@ directory sees to it that nobody else writes.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -152,13 +153,22 @@ class SqliteEvents:
         self._lock.close()
 
     async def _write(self, work: Callable[[], T], user_ids: set[str]) -> T:
-        try:
-            return await self._writer.run(lambda: self._translated(work))
-        finally:
-            # Also after a failure or a caller that is gone: the thread may have committed.
-            self._num_writes += 1
-            for user_id in user_ids:
-                self._cache.pop(user_id, None)
+        loop = asyncio.get_running_loop()
+
+        def work_and_tell() -> T:
+            # Told by the thread, when it is done, whatever became of it: a caller that is gone says nothing of what the
+            # thread still commits. It comes before the result, so who waits for that finds the cache in order.
+            try:
+                return self._translated(work)
+            finally:
+                loop.call_soon_threadsafe(self._written, user_ids)
+
+        return await self._writer.run(work_and_tell)
+
+    def _written(self, user_ids: set[str]) -> None:
+        self._num_writes += 1
+        for user_id in user_ids:
+            self._cache.pop(user_id, None)
 
     def _translated(self, work: Callable[[], T]) -> T:
         with storage_faults(self._path, STORE_FULL, HistoryStoreGone()):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -135,8 +137,6 @@ STEPS = st.lists(
 def test_any_order_of_calls_leaves_what_a_plain_list_would(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int, str]]
 ) -> None:
-    import asyncio
-
     async def compare() -> None:
         store = SqliteEvents(tmp_path_factory.mktemp("events"), MAX_EVENTS)
         plain: dict[str, list[Event]] = {"u": [], "v": []}
@@ -153,6 +153,32 @@ def test_any_order_of_calls_leaves_what_a_plain_list_would(
         await store.close()
 
     asyncio.run(compare())
+
+
+@pytest.mark.parametrize("change", ["append", "forget"])
+async def test_a_change_whose_caller_is_gone_is_seen_once_it_is_done(tmp_path: Path, change: str) -> None:
+    store = SqliteEvents(tmp_path, MAX_EVENTS)
+    await store.append([event("a", 10, "1")])
+    committing, go_on = threading.Event(), threading.Event()
+
+    def hold_the_commit(statement: str) -> None:
+        if statement.startswith("COMMIT"):
+            committing.set()
+            go_on.wait(timeout=30)
+
+    store._writing.set_trace_callback(hold_the_commit)
+    writing = asyncio.ensure_future(
+        store.append([event("b", 20, "2")]) if change == "append" else store.forget("u", 1_000)
+    )
+    assert await asyncio.to_thread(committing.wait, 30)
+    writing.cancel()
+    await asyncio.wait([writing])
+    assert await items(store) == ["a"]  # kept in memory from here on, while the change is still under way
+    go_on.set()
+    await store.append([event("c", 1, "1", user_id="another")])  # done after it: one thread writes
+    known = store.at_hand("u") or await store.history("u")
+    assert [each.item_id for each in known.events] == (["a", "b"] if change == "append" else [])
+    await store.close()
 
 
 async def test_a_copy_of_the_sqlite_file_made_while_it_is_used_restores_the_events(tmp_path: Path) -> None:
