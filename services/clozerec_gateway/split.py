@@ -2,8 +2,9 @@
 
 Who goes where is a hash of the user id and a salt: the same on every gateway and after every restart, and growing a
 share moves nobody back. The file is followed, so shares change without a restart. Requests without a user, and those
-that pin a bundle, stay; and when the other gateway does not answer, this one does. Both share one store of live events,
-so it makes no difference where events are recorded and people forgotten.
+that pin a bundle, stay; and when the other gateway does not answer, this one does, and leaves it alone for a while
+after several failures. Both share one store of live events, so it makes no difference where events are recorded and
+people forgotten.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from clozerec_core.errors import UsageError
 from clozerec_core.live_file import LiveFiles
 from clozerec_core.remote_stub import InnerAccess, RemoteStub
 from clozerec_core.request_context import current_request
+from clozerec_core.telemetry import get_logger
+from clozerec_gateway.circuit import Circuit
 from clozerec_gateway.settings import GatewaySettings
 
 SHARE_OF_DEADLINE = 0.6
@@ -30,6 +33,11 @@ SHARE_OF_DEADLINE = 0.6
 
 _CALLERS_FAULT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 """This gateway says so in its own words."""
+
+_NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""It is gone, frozen or too slow; with any other code it lives."""
+
+log = get_logger("split")
 
 
 class SplitFile(BaseModel):
@@ -56,8 +64,7 @@ class Split:
         """
         self._file = LiveFiles([path], parse_split)
         self._access = access
-        self._target = ""
-        self._stub: RemoteStub | None = None
+        self._side: _OtherSide | None = None
 
     async def ask(
         self, request: recommender_pb2.RecommendRequest, token: str | None
@@ -71,29 +78,80 @@ class Split:
         split = self._file.current()
         if not request.user_id or request.bundle_id or not is_drawn(request.user_id, split):
             return None
-        if self._stub is None or split.target != self._target:
-            await self.close()
-            self._target, self._stub = split.target, RemoteStub(RecommenderServiceStub, split.target, self._access)
-        current = current_request()
-        remaining_s = current.remaining_s()
-        authorization = ((AUTHORIZATION_KEY, token),) if token else ()
-        metadata = (*current.outgoing_metadata(), *authorization)
-        try:
-            timeout = None if remaining_s is None else remaining_s * SHARE_OF_DEADLINE
-            answer: recommender_pb2.RecommendResponse = await self._stub.Recommend(
-                request, timeout=timeout, metadata=metadata
-            )
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in _CALLERS_FAULT:
-                metrics.GATEWAY_SPLIT_REQUESTS.labels("fell_back").inc()
-            return None
-        metrics.GATEWAY_SPLIT_REQUESTS.labels("answered").inc()
+        side, replaced = self._side, None
+        if side is None or side.target != split.target:
+            # Put in its place before anything is awaited: requests beside this one see it.
+            side, replaced = _OtherSide(split.target, self._access), side
+            self._side = side
+        if replaced is not None:
+            await replaced.retire()
+        answer, fell_back = await side.ask(request, token)
+        if answer is not None:
+            metrics.GATEWAY_SPLIT_REQUESTS.labels("answered").inc()
+        elif fell_back:
+            metrics.GATEWAY_SPLIT_REQUESTS.labels("fell_back").inc()
         return answer
 
     async def close(self) -> None:
         """Close the channel."""
-        if self._stub is not None:
-            await self._stub.__aexit__()
+        if self._side is not None:
+            await self._side.close()
+
+
+class _OtherSide:
+    """The other gateway at one address, with a circuit of its own: what it does says nothing of other parts."""
+
+    def __init__(self, target: str, access: InnerAccess) -> None:
+        self.target = target
+        self._stub = RemoteStub(RecommenderServiceStub, target, access)
+        self._circuit = Circuit()
+        self._num_under_way = 0
+        self._is_retired = False
+
+    async def ask(
+        self, request: recommender_pb2.RecommendRequest, token: str | None
+    ) -> tuple[recommender_pb2.RecommendResponse | None, bool]:
+        """Its answer, and where there is none whether it should have had one."""
+        if not self._circuit.lets_pass():
+            return None, True
+        current = current_request()
+        remaining_s = current.remaining_s()
+        authorization = ((AUTHORIZATION_KEY, token),) if token else ()
+        self._num_under_way += 1
+        try:
+            answer: recommender_pb2.RecommendResponse = await self._stub.Recommend(
+                request,
+                timeout=None if remaining_s is None else remaining_s * SHARE_OF_DEADLINE,
+                metadata=(*current.outgoing_metadata(), *authorization),
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _NO_ANSWER:
+                self._failed()
+            else:
+                self._circuit.succeeded()
+            return None, error.code() not in _CALLERS_FAULT
+        finally:
+            self._num_under_way -= 1
+            if self._is_retired:
+                await self.retire()
+        self._circuit.succeeded()
+        return answer, False
+
+    async def retire(self) -> None:
+        """Close once no call is under way any more: closing cancels calls."""
+        self._is_retired = True
+        if not self._num_under_way:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._stub.__aexit__()
+
+    def _failed(self) -> None:
+        was_open = self._circuit.is_open
+        self._circuit.failed()
+        if self._circuit.is_open and not was_open:
+            log.warning("circuit_opened", dependency="other gateway", target=self.target)
 
 
 def open_split(settings: GatewaySettings) -> Split | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,9 +20,11 @@ from clozerec_cli.settings import AllSettings
 from clozerec_core import live_file, metrics
 from clozerec_core.bundle import Bundle
 from clozerec_core.errors import UsageError
+from clozerec_gateway.circuit import FAILURES_TO_OPEN
 from clozerec_gateway.quality import QualityWatch
 from clozerec_gateway.split import SplitFile, is_drawn
 from integration.conftest import TIMEOUT_S
+from integration.test_gateway_faults import Relay
 
 USERS = [f"user-{number}" for number in range(2000)]
 
@@ -43,11 +47,24 @@ async def served(bundle: Bundle, **fields: object) -> AsyncIterator[str]:
         yield f"127.0.0.1:{ports.grpc}"
 
 
-async def bundle_for(target: str, **fields: str) -> str:
-    """Which bundle answers."""
+async def bundle_for(target: str, timeout_s: float = TIMEOUT_S, **fields: str) -> str:
+    """Which bundle answers, and that it does so in full."""
     request = recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_SEQUENTIAL", session_items=["a"], **fields)
     async with grpc.aio.insecure_channel(target) as channel:
-        return (await RecommenderServiceStub(channel).Recommend(request, timeout=TIMEOUT_S)).bundle_id
+        answer = await RecommenderServiceStub(channel).Recommend(request, timeout=timeout_s)
+    assert answer.fallback == recommender_pb2.FALLBACK_NONE
+    return str(answer.bundle_id)
+
+
+@asynccontextmanager
+async def relay_to(target: str) -> AsyncIterator[Relay]:
+    """A way to a gateway that can be frozen."""
+    relay = Relay()
+    await relay.listen(int(target.rpartition(":")[2]))
+    try:
+        yield relay
+    finally:
+        await relay.close()
 
 
 def drawn(share: float, salt: str = "") -> set[str]:
@@ -119,6 +136,53 @@ async def test_when_the_other_side_is_gone_this_one_answers(
         assert await bundle_for(target, user_id="u") == toy_bundle.bundle_id
     after = metrics.REGISTRY.get_sample_value("clozerec_gateway_split_requests_total", {"outcome": "fell_back"})
     assert after == before + 1
+
+
+async def test_a_request_under_way_keeps_its_side_when_the_target_changes(
+    toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path, redis: RedisServer
+) -> None:
+    path = tmp_path / "split.json"
+    async with (
+        served(toy_text_bundle) as first,
+        served(toy_bundle, state_dir=tmp_path / "second") as second,
+        relay_to(first) as relay,
+    ):
+        path.write_text(json.dumps({"target": f"127.0.0.1:{relay.port}", "share": 1}))
+        relay.freeze()
+        async with served(toy_bundle, split_path=path, redis_url=redis.url) as target:
+            under_way = asyncio.ensure_future(bundle_for(target, user_id="u"))
+            while not relay._links:
+                await bundle_for(target)
+            path.write_text(json.dumps({"target": second, "share": 1}))
+            after = await asyncio.gather(*(bundle_for(target, user_id=f"v{number}") for number in range(4)))
+            assert after == [toy_bundle.bundle_id] * 4
+            relay.thaw()
+            assert await under_way == toy_text_bundle.bundle_id
+            while relay._links:  # nothing is left of the way there
+                await bundle_for(target)
+
+
+async def test_a_frozen_other_side_is_left_alone_and_found_again(
+    toy_bundle: Bundle, toy_text_bundle: Bundle, tmp_path: Path, redis: RedisServer
+) -> None:
+    path = tmp_path / "split.json"
+    a, b = toy_bundle.bundle_id, toy_text_bundle.bundle_id
+    async with served(toy_text_bundle) as other, relay_to(other) as relay:
+        path.write_text(json.dumps({"target": f"127.0.0.1:{relay.port}", "share": 1}))
+        async with served(toy_bundle, split_path=path, redis_url=redis.url) as target:
+            assert await bundle_for(target, user_id="u") == b
+            relay.freeze()
+            for _ in range(FAILURES_TO_OPEN):
+                assert await bundle_for(target, timeout_s=2, user_id="u") == a
+            # One of them may be the try that finds out; each by itself would wait for 3 of its 5 seconds.
+            begun = time.monotonic()
+            asked = [asyncio.ensure_future(bundle_for(target, timeout_s=5, user_id="u")) for _ in range(4)]
+            assert await next(asyncio.as_completed(asked)) == a
+            assert time.monotonic() - begun < 2.5
+            assert set(await asyncio.gather(*asked)) == {a}
+            relay.thaw()
+            while await bundle_for(target, user_id="u") != b:
+                pass
 
 
 async def test_what_is_recorded_and_who_is_forgotten_here_holds_on_the_other_side(
