@@ -8,7 +8,17 @@ harm.
 """
 
 from clozerec_client.client import AsyncClient, Client
-from clozerec_client.messages import Event, Item, NewItem, Outcome, QueryType, Reason, Recommendation, Recommended
+from clozerec_client.messages import (
+    Event,
+    Item,
+    NewItem,
+    Outcome,
+    QueryType,
+    Reason,
+    Recommendation,
+    Recommended,
+    ServiceInfo,
+)
 from clozerec_client.transport import ClozerecRefused
 
 __all__ = [
@@ -23,4 +33,5 @@ __all__ = [
     "Reason",
     "Recommendation",
     "Recommended",
+    "ServiceInfo",
 ]

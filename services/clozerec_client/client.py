@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,8 +12,16 @@ import grpc
 from clozerec.v1 import recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from clozerec_client import messages
-from clozerec_client.messages import Event, Item, NewItem, Outcome, QueryType, Recommendation
-from clozerec_client.transport import OPTIONS, TIMEOUT_S, WRITE_TIMEOUT_S, ClozerecRefused, metadata
+from clozerec_client.messages import Event, Item, NewItem, Outcome, QueryType, Recommendation, ServiceInfo
+from clozerec_client.transport import (
+    IDLE_TIMEOUT_S,
+    OPTIONS,
+    TIMEOUT_S,
+    WRITE_TIMEOUT_S,
+    ClozerecRefused,
+    metadata,
+    nothing_came,
+)
 
 
 class Client:
@@ -71,9 +80,9 @@ class Client:
         response = self._call(self._stub.DeleteItems, request, self._write_timeout_s)
         return [messages.outcome(each.item_id, each.status) for each in response.results]
 
-    def get_items(self, item_ids: Sequence[str]) -> list[Item]:
-        """Those of the items that are known."""
-        request = recommender_pb2.GetItemsRequest(item_ids=item_ids)
+    def get_items(self, item_ids: Sequence[str], metadata_fields: Sequence[str] = ()) -> list[Item]:
+        """Those of the items that are known, with these columns; none named: all."""
+        request = recommender_pb2.GetItemsRequest(item_ids=item_ids, metadata_fields=metadata_fields)
         return messages.items_from_wire(self._call(self._stub.GetItems, request, self._timeout_s))
 
     def delete_user(self, user_id: str) -> str:
@@ -81,6 +90,11 @@ class Client:
         request = recommender_pb2.DeleteUserRequest(user_id=user_id)
         remains: str = self._call(self._stub.DeleteUser, request, self._write_timeout_s).remains
         return remains
+
+    def info(self) -> ServiceInfo:
+        """What is served: bundles, catalogue, limits."""
+        request = recommender_pb2.GetServiceInfoRequest()
+        return messages.info_from_wire(self._call(self._stub.GetServiceInfo, request, self._timeout_s))
 
     def close(self) -> None:
         """Close the channel."""
@@ -130,23 +144,64 @@ class AsyncClient:
         return messages.answer_from_wire(await self._call(self._stub.Recommend, request, self._timeout_s))
 
     async def recommend_many(
-        self, queries: AsyncIterable[tuple[QueryType, dict[str, Any]]]
-    ) -> AsyncIterator[Recommendation | Outcome]:
-        """Answer a stream of queries in their order; one that is refused brings an Outcome without an id."""
+        self, queries: AsyncIterable[tuple[QueryType, dict[str, Any]]], *, idle_timeout_s: float = IDLE_TIMEOUT_S
+    ) -> AsyncGenerator[Recommendation | Outcome, None]:
+        """Answer a stream of queries in their order; one that is refused brings an Outcome without an id.
+
+        What `queries` raises, or a query that cannot be sent, is raised here after the answers to those before it.
+        Whoever stops reading stops the stream.
+
+        Args:
+            queries: types and fields, as for `recommend`.
+            idle_timeout_s: seconds without an answer while one is due; the stream may take as long as it likes.
+
+        Raises:
+            ClozerecRefused: what the gateway said of the whole stream, or that it has gone silent.
+        """
+        num_due = 0
+        reading: asyncio.Timeout | None = None
+        fault: Exception | None = None
+        now = asyncio.get_running_loop().time
+
+        def expect_one_more() -> None:
+            nonlocal num_due
+            num_due += 1
+            if reading is not None and reading.when() is None:
+                reading.reschedule(now() + idle_timeout_s)
 
         async def requests() -> AsyncIterator[recommender_pb2.RecommendRequest]:
-            async for query_type, fields in queries:
-                yield messages.query_to_wire(query_type, fields)
+            nonlocal fault
+            try:
+                async for query_type, fields in queries:
+                    request = messages.query_to_wire(query_type, fields)
+                    expect_one_more()
+                    yield request
+            except Exception as error:  # noqa: BLE001  # gRPC would keep it to itself and cancel the call
+                fault = error
+            expect_one_more()  # the end of the answers
 
         call: Any = self._stub.RecommendStream(requests(), metadata=self._metadata)
         try:
-            async for result in call:
+            while True:
+                async with asyncio.timeout(idle_timeout_s if num_due else None) as reading:
+                    result = await call.read()
+                reading = None
+                num_due -= 1
+                if result is grpc.aio.EOF:
+                    break
                 if result.WhichOneof("result") == "response":
                     yield messages.answer_from_wire(result.response)
                 else:
                     yield messages.outcome("", result.status)
+        except TimeoutError:
+            raise nothing_came(idle_timeout_s) from None
         except grpc.aio.AioRpcError as error:
             raise ClozerecRefused(error) from None
+        finally:
+            reading = None
+            call.cancel()
+        if fault is not None:
+            raise fault
 
     async def record(self, events: Sequence[Event]) -> list[Outcome]:
         """See `Client.record`."""
@@ -166,9 +221,9 @@ class AsyncClient:
         response = await self._call(self._stub.DeleteItems, request, self._write_timeout_s)
         return [messages.outcome(each.item_id, each.status) for each in response.results]
 
-    async def get_items(self, item_ids: Sequence[str]) -> list[Item]:
+    async def get_items(self, item_ids: Sequence[str], metadata_fields: Sequence[str] = ()) -> list[Item]:
         """See `Client.get_items`."""
-        request = recommender_pb2.GetItemsRequest(item_ids=item_ids)
+        request = recommender_pb2.GetItemsRequest(item_ids=item_ids, metadata_fields=metadata_fields)
         return messages.items_from_wire(await self._call(self._stub.GetItems, request, self._timeout_s))
 
     async def delete_user(self, user_id: str) -> str:
@@ -176,6 +231,11 @@ class AsyncClient:
         request = recommender_pb2.DeleteUserRequest(user_id=user_id)
         remains: str = (await self._call(self._stub.DeleteUser, request, self._write_timeout_s)).remains
         return remains
+
+    async def info(self) -> ServiceInfo:
+        """See `Client.info`."""
+        request = recommender_pb2.GetServiceInfoRequest()
+        return messages.info_from_wire(await self._call(self._stub.GetServiceInfo, request, self._timeout_s))
 
     async def close(self) -> None:
         """Close the channel."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from google.protobuf import json_format
 from google.rpc import status_pb2
 
-from clozerec.v1 import recommender_pb2
+from clozerec.v1 import filter_pb2, recommender_pb2
 
 QueryType = Literal["item_to_item", "user_to_item", "contextual", "sequential"]
 Source = Literal["model", "text", "popularity"]
@@ -61,6 +61,25 @@ class Item:
     item_id: str
     display_name: str
     metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """What a gateway serves."""
+
+    bundle_ids: Sequence[str]
+    """Those that answer now, the current one first."""
+    num_items: int
+    columns: Mapping[str, str]
+    """The type of each filterable column: string, bool, integer, float, datetime or string_list."""
+    version: str
+    limits: Mapping[str, int]
+    """The largest requests that are answered, such as `max_top_k`."""
+    default_top_k: int
+    max_sequence_length: int
+    """Items of a history that the network reads."""
+    text_engine: bool
+    """Whether `item_text` can be used."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +184,22 @@ def items_to_wire(items: Sequence[NewItem], update_mask: Sequence[str] | None) -
 def items_from_wire(message: recommender_pb2.GetItemsResponse) -> list[Item]:
     """Looked-up items as plain values."""
     return [Item(item.item_id, item.display_name, json_format.MessageToDict(item.metadata)) for item in message.items]
+
+
+def info_from_wire(message: recommender_pb2.GetServiceInfoResponse) -> ServiceInfo:
+    """What is served as plain values."""
+    return ServiceInfo(
+        bundle_ids=list(message.bundle_ids),
+        num_items=message.num_items,
+        columns={
+            column.name: _word(filter_pb2.ColumnType.Name(column.type), "COLUMN_TYPE_") for column in message.columns
+        },
+        version=message.version,
+        limits={field.name: getattr(message.limits, field.name) for field in message.limits.DESCRIPTOR.fields},
+        default_top_k=message.default_top_k,
+        max_sequence_length=message.max_sequence_length,
+        text_engine=message.text_engine,
+    )
 
 
 def outcome(of: str, status: status_pb2.Status, text_truncated: bool = False) -> Outcome:

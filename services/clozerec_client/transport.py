@@ -15,6 +15,10 @@ TIMEOUT_S = 2.0
 WRITE_TIMEOUT_S = 30.0
 """For a call that changes something: a batch of items may have a thousand texts to embed."""
 
+IDLE_TIMEOUT_S = 30.0
+"""For a stream, without an answer while one is due: a gateway gives each query 10 seconds by default. The stream itself
+may take as long as it likes."""
+
 # Calls that never reached a gateway are sent again, a few times and not at all when most fail.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -58,6 +62,13 @@ class ClozerecRefused(Exception):
             elif detail.Unpack(retry):
                 self.retry_s = retry.retry_delay.ToTimedelta().total_seconds()
         super().__init__(f"{code.name}: {error.details()}")
+
+
+def nothing_came(timeout_s: float) -> ClozerecRefused:
+    """The refusal of a stream that has gone silent."""
+    nothing = grpc.aio.Metadata()
+    details = f"no answer came for {timeout_s:g} s"
+    return ClozerecRefused(grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, nothing, nothing, details))
 
 
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import pytest_asyncio
 
 from clozerec_client import AsyncClient, Client, ClozerecRefused, Event, NewItem, Outcome, Recommendation
 from clozerec_core.bundle import Bundle
-from integration.conftest import Gateway, running
+from integration.conftest import TIMEOUT_S, Gateway, running
+from integration.test_gateway_faults import Relay
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,6 +80,8 @@ async def test_every_call_of_both_clients_gives_plain_values(gateway: Gateway) -
             return [
                 client.upsert_items([NewItem("new", {"year": 2026, "genres": ["home"]})]),
                 client.get_items(["new", "nobody"]),
+                client.get_items(["new"], ["year"]),
+                client.info(),
                 client.record([Event("u", "c", datetime(2026, 3, 1, tzinfo=UTC), event_id="1")]),
                 client.recommend("user_to_item", user_id="u", top_k=1).items[0].item_id,
                 client.delete_items(["new"]),
@@ -86,9 +89,11 @@ async def test_every_call_of_both_clients_gives_plain_values(gateway: Gateway) -
             ]
 
     async with AsyncClient(gateway.target) as client:
-        by_asyncio = [
+        by_asyncio: list[Any] = [
             await client.upsert_items([NewItem("new", {"year": 2026, "genres": ["home"]})]),
             await client.get_items(["new", "nobody"]),
+            await client.get_items(["new"], ["year"]),
+            await client.info(),
             await client.record([Event("u", "c", datetime(2026, 3, 1, tzinfo=UTC), event_id="1")]),
             (await client.recommend("user_to_item", user_id="u", top_k=1)).items[0].item_id,
             await client.delete_items(["new"]),
@@ -96,8 +101,12 @@ async def test_every_call_of_both_clients_gives_plain_values(gateway: Gateway) -
         ]
     assert await asyncio.to_thread(with_threads) == by_asyncio
     assert by_asyncio[1][0].metadata["genres"] == ["home"]
-    assert by_asyncio[2] == [Outcome("1", 0, "")]
-    assert by_asyncio[3] == "d"
+    assert [dict(item.metadata) for item in by_asyncio[2]] == [{"year": 2026}]
+    assert by_asyncio[3].bundle_ids == [gateway.bundle.bundle_id]
+    assert by_asyncio[3].columns["genres"] == "string_list"
+    assert by_asyncio[3].limits["max_top_k"] == 1_000
+    assert by_asyncio[4] == [Outcome("1", 0, "")]
+    assert by_asyncio[5] == "d"
 
 
 async def test_a_refusal_says_what_is_wrong_and_when_to_come_back(gateway: Gateway) -> None:
@@ -126,3 +135,71 @@ async def test_many_queries_are_answered_in_their_order(gateway: Gateway) -> Non
     async with AsyncClient(gateway.target) as client:
         answers = [answer async for answer in client.recommend_many(queries())]
     assert [type(answer) for answer in answers] == [Recommendation, Outcome, Recommendation]
+
+
+def item(item_id: str) -> tuple[Any, dict[str, Any]]:
+    return "item_to_item", {"item_id": item_id, "top_k": 1}
+
+
+async def take(answers: AsyncIterator[Any], into: list[Any], on_answer: Callable[[], object] = lambda: None) -> None:
+    async for answer in answers:
+        into.append(answer)
+        on_answer()
+
+
+async def test_what_is_wrong_with_a_query_of_many_is_raised_after_the_answers_before_it(gateway: Gateway) -> None:
+    async def queries(fault: Exception | None) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+        yield item("a")
+        if fault is not None:
+            raise fault
+        yield "item_to_item", {"no_such_field": 1}
+
+    async with AsyncClient(gateway.target) as client:
+        for fault, raised in ((LookupError("their own"), LookupError), (None, ValueError)):
+            answers: list[Any] = []
+            with pytest.raises(raised):
+                await take(client.recommend_many(queries(fault)), answers)
+            assert len(answers) == 1
+
+
+async def test_whoever_stops_reading_the_answers_to_many_stops_the_stream(gateway: Gateway) -> None:
+    stopped = asyncio.Event()
+
+    async def queries() -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+        try:
+            yield item("a")
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async with AsyncClient(gateway.target) as client:
+        async for _ in client.recommend_many(queries()):
+            break
+        async with asyncio.timeout(TIMEOUT_S):
+            await stopped.wait()
+
+
+async def test_a_stream_waits_for_its_caller_but_not_for_a_gateway_that_went_silent(gateway: Gateway) -> None:
+    relay = Relay()
+    await relay.listen(int(gateway.target.rpartition(":")[2]))
+    answered = asyncio.Event()
+    idle_s = 1.0
+
+    async def queries() -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+        yield item("a")
+        await answered.wait()
+        with pytest.raises(TimeoutError):  # a caller who takes longer than that to think of the next one
+            async with asyncio.timeout(2 * idle_s):
+                await asyncio.Event().wait()
+        yield item("b")
+        relay.freeze()
+        yield item("c")
+        await asyncio.Event().wait()
+
+    answers: list[Any] = []
+    async with AsyncClient(f"127.0.0.1:{relay.port}") as client:
+        with pytest.raises(ClozerecRefused, match="no answer came for 1 s") as refused:
+            await take(client.recommend_many(queries(), idle_timeout_s=idle_s), answers, answered.set)
+    assert refused.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert 1 <= len(answers) <= 2
+    await relay.close()
