@@ -17,6 +17,7 @@ import grpc
 from clozerec_core.access import AUTHORIZATION_KEY, parse_inner_tokens
 from clozerec_core.live_file import LiveFiles
 from clozerec_core.rpc_client import open_channel
+from clozerec_core.tls import channel_credentials
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -47,11 +48,8 @@ class RemoteStub:
         """
         self._stub_type = stub_type
         self._target = target
-        pair = [access.cert_path, access.key_path] if access.cert_path and access.key_path else []
         self._credentials = (
-            LiveFiles([path for path in (access.ca_path, *pair) if path], _channel_credentials)
-            if access.ca_path
-            else None
+            channel_credentials(access.ca_path, access.cert_path, access.key_path) if access.ca_path else None
         )
         self._tokens = LiveFiles([access.token_path], parse_inner_tokens) if access.token_path else None
         self._used: grpc.ChannelCredentials | None = self._credentials.current() if self._credentials else None
@@ -86,7 +84,3 @@ class RemoteStub:
         task = asyncio.create_task(old.close(CLOSE_AFTER_S))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-def _channel_credentials(ca: bytes, cert: bytes | None = None, key: bytes | None = None) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
