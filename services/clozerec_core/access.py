@@ -100,8 +100,11 @@ WRITES = frozenset({name for name, role in ROLE_OF_METHOD.items() if role > Role
 
 
 def token_sha256(token: str) -> str:
-    """How a token stands in the tokens file."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    """How a token stands in the tokens file.
+
+    A header's bytes that are no UTF-8 arrive as surrogates, from aiohttp; they count as the bytes that they were.
+    """
+    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
 
 
 def new_token(name: str, role: str) -> tuple[str, dict[str, str]]:
@@ -168,10 +171,18 @@ class Gate:
         needed = ROLE_OF_METHOD.get(name, Role.ADMIN)
         if identity.role < needed:
             raise PermissionDenied(f'{name} needs the role "{needed.name.lower()}"')
+        self.spend(identity)
+        return identity
+
+    def spend(self, identity: Identity) -> None:
+        """Take one call off what an identity may make now; `admit` did for the call that it let in.
+
+        Raises:
+            RateLimited: nothing is left.
+        """
         rate_per_s = identity.rate_per_s or self._rate_per_s
         if rate_per_s is not None:
             self._spend(identity.name, rate_per_s)
-        return identity
 
     def _identify(self, authorization: str) -> Identity:
         if not authorization.lower().startswith(_SCHEME):
@@ -237,7 +248,7 @@ def audit(method: str, caller: Identity | None, code: str) -> None:
     Args:
         method: `/package.Service/Method`.
         caller: None where nobody was recognised.
-        code: the gRPC code that the call ended with.
+        code: the gRPC code that the call ended with; CANCELLED where it was broken off, whatever it had done by then.
     """
     name = _name(method)
     if name in WRITES:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -68,6 +70,10 @@ def _unary(
                 response = await in_time(inner(_decoded(raw, decode), context), timeout_s - ANSWER_MARGIN_S)
             except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                 return cast(Message, await _abort(context, error, method, caller))
+            except asyncio.CancelledError:
+                # What it changed until then stays changed.
+                audit(method, caller, "CANCELLED")
+                raise
             audit(method, caller, "OK")
             return response
 
@@ -75,20 +81,66 @@ def _unary(
 
 
 def _stream(
-    inner: Callable[[AsyncIterator[Message], Any], AsyncIterator[Message]], decode: Decode, method: str, gate: Gate
-) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[Message]]:
-    async def call(raws: AsyncIterator[bytes], context: Any) -> AsyncIterator[Message]:
+    inner: Callable[[AsyncIterator[Message], Any], AsyncGenerator[Message, None]],
+    decode: Decode,
+    method: str,
+    gate: Gate,
+) -> Callable[[AsyncIterator[bytes], Any], AsyncGenerator[Message, None]]:
+    async def call(raws: AsyncIterator[bytes], context: Any) -> AsyncGenerator[Message, None]:
         metadata = _text_metadata(context)
         with handling(metadata, context.time_remaining(), method):
             caller: Identity | None = None
             try:
                 caller = gate.admit(method, metadata, _peer_names(context, gate))
-                async for response in inner(_all_decoded(raws, decode), context):
-                    yield response
+                _fare.set(_Fare(gate, caller))
+                async with aclosing(inner(_all_decoded(raws, decode), context)) as responses:
+                    async for response in responses:
+                        yield response
             except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                 await _abort(context, error, method, caller)
+            except (asyncio.CancelledError, GeneratorExit):
+                # The second where the caller went while an answer was on its way to it.
+                audit(method, caller, "CANCELLED")
+                raise
+            else:
+                audit(method, caller, "OK")
 
     return call
+
+
+class _Fare:
+    """What the messages of one stream cost its caller: each counts as a call."""
+
+    def __init__(self, gate: Gate, caller: Identity) -> None:
+        self._gate = gate
+        self._caller = caller
+        self._is_first = True
+
+    def __call__(self) -> None:
+        """
+        Raises:
+            RateLimited: the caller has used up its rate.
+        """
+        if self._is_first:
+            # Paid when the stream was let in.
+            self._is_first = False
+        else:
+            self._gate.spend(self._caller)
+
+
+def _no_fare() -> None:
+    """For streams that no server opened."""
+
+
+_fare: ContextVar[Callable[[], None]] = ContextVar("fare", default=_no_fare)
+"""Of the stream whose task this is; grpc gives every call a task of its own, so nothing has to be put back."""
+
+
+def fare() -> Callable[[], None]:
+    """What a streaming method calls for each message before it works on it; raises RateLimited above the caller's rate,
+    which is that message's error and not the stream's.
+    """
+    return _fare.get()
 
 
 async def _all_decoded(raws: AsyncIterator[bytes], decode: Decode) -> AsyncIterator[Message]:

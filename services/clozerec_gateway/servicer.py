@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
 from importlib.metadata import version
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,7 +11,7 @@ from weakref import WeakKeyDictionary
 from clozerec.v1 import recommender_pb2, recommender_pb2_grpc
 from clozerec_core.request_context import current_request, handling
 from clozerec_core.rpc import Service
-from clozerec_core.rpc_call import in_time, log_failure
+from clozerec_core.rpc_call import fare, in_time, log_failure
 from clozerec_core.rpc_errors import to_status
 from clozerec_gateway.loaded import LoadedBundles
 from clozerec_gateway.paging import PageTokens
@@ -64,9 +65,10 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
 
     async def RecommendStream(
         self, request_iterator: AsyncIterator[recommender_pb2.RecommendRequest], context: Any
-    ) -> AsyncIterator[recommender_pb2.RecommendResult]:
-        async for result in self.results(request_iterator, self.answer):
-            yield result
+    ) -> AsyncGenerator[recommender_pb2.RecommendResult, None]:
+        async with aclosing(self.results(request_iterator, self.answer)) as results:
+            async for result in results:
+                yield result
 
     async def answer(self, request: recommender_pb2.RecommendRequest) -> recommender_pb2.RecommendResponse:
         """One answer, for callers without a context of their own."""
@@ -76,15 +78,19 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         self,
         requests: AsyncIterator[recommender_pb2.RecommendRequest],
         answer: Callable[[recommender_pb2.RecommendRequest], Coroutine[Any, Any, recommender_pb2.RecommendResponse]],
-    ) -> AsyncIterator[recommender_pb2.RecommendResult]:
-        """An answer or its error for each request of a stream, each with a time of its own, in their order."""
-        stream = current_request()
+    ) -> AsyncGenerator[recommender_pb2.RecommendResult, None]:
+        """An answer or its error for each request of a stream, each with a time of its own, in their order.
+
+        Each costs its caller as much as a call; what is above the caller's rate has that as its error.
+        """
+        stream, pay = current_request(), fare()
 
         async def result_of(request: recommender_pb2.RecommendRequest) -> recommender_pb2.RecommendResult:
             remaining_s = stream.remaining_s()
             timeout_s = self._default_timeout_s if remaining_s is None else min(self._default_timeout_s, remaining_s)
             with handling(dict(stream.outgoing_metadata()), timeout_s):
                 try:
+                    pay()
                     response = await in_time(answer(request), timeout_s)
                 except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                     status = to_status(error, stream.request_id)
@@ -92,8 +98,9 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
                     return recommender_pb2.RecommendResult(status=status)
                 return recommender_pb2.RecommendResult(response=response)
 
-        async for result in answered_in_order(requests, result_of):
-            yield result
+        async with aclosing(answered_in_order(requests, result_of)) as results:
+            async for result in results:
+                yield result
 
     async def RecordInteractions(
         self, request: recommender_pb2.RecordInteractionsRequest, context: Any

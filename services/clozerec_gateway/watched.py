@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, cast
 
 from clozerec.v1 import recommender_pb2, recommender_pb2_grpc
@@ -46,7 +47,7 @@ class WatchedServicer:
 
     async def RecommendStream(
         self, request_iterator: AsyncIterator[recommender_pb2.RecommendRequest], context: Any
-    ) -> AsyncIterator[recommender_pb2.RecommendResult]:
+    ) -> AsyncGenerator[recommender_pb2.RecommendResult, None]:
         async def answer(request: recommender_pb2.RecommendRequest) -> recommender_pb2.RecommendResponse:
             elsewhere = await self._elsewhere(request, context)
             if elsewhere is not None:
@@ -55,8 +56,9 @@ class WatchedServicer:
             response.recommendation_id = self._quality.given(response)
             return response
 
-        async for result in self._inner.results(request_iterator, answer):
-            yield result
+        async with aclosing(self._inner.results(request_iterator, answer)) as results:
+            async for result in results:
+                yield result
 
     async def RecordInteractions(
         self, request: recommender_pb2.RecordInteractionsRequest, context: Any
@@ -73,8 +75,11 @@ class WatchedServicer:
         """The other gateway's answer, where the user is one of its share and it has one."""
         if self._split is None:
             return None
-        metadata = dict(context.invocation_metadata() or ())
-        answer = await self._split.ask(request, metadata.get(AUTHORIZATION_KEY))
+        token = dict(context.invocation_metadata() or ()).get(AUTHORIZATION_KEY)
+        if token is not None and not (token.isascii() and token.isprintable()):
+            # HTTP lets it through and gRPC does not; no token looks like that, so a gate here asks for none.
+            token = None
+        answer = await self._split.ask(request, token)
         if answer is not None:
             # Counted where it was answered; its hits may be reported here.
             self._quality.learn(answer.bundle_id)

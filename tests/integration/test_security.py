@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -17,6 +18,7 @@ import trustme
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from structlog.testing import capture_logs
 
 from clozerec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommender_pb2_grpc
 from clozerec_cli.serving import GatewayPorts, encoder_server, gateway_server, retriever_server
@@ -195,6 +197,44 @@ async def test_a_caller_above_its_rate_is_told_when_to_return(toy_bundle: Bundle
     assert 90 < retry.retry_delay.ToTimedelta().total_seconds() <= 100
 
 
+async def test_each_message_of_a_stream_counts_as_a_call_and_is_refused_alone(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    token, entry = new_token("web", "read")
+    write_tokens(tmp_path / "tokens.json", {**entry, "rate_per_s": 0.01})
+    metadata = (("authorization", f"Bearer {token}"),)
+    async with (
+        secured(toy_bundle, {}, {"tokens_path": tmp_path / "tokens.json"}) as (ports, _),
+        grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel,
+    ):
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        call = stub.RecommendStream(iter([QUESTION] * 20), timeout=TIMEOUT_S, metadata=metadata)
+        results = [result async for result in call]
+        assert await call.code() is grpc.StatusCode.OK
+        # Whoever has used up its rate opens no further stream.
+        further = stub.RecommendStream(iter([QUESTION]), timeout=TIMEOUT_S, metadata=metadata)
+        assert await further.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert [result.response.items[0].item_id for result in results[:1]] == ["d"]
+    assert len(results) == 20
+    for result in results[1:]:
+        assert result.status.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+        retry = error_details_pb2.RetryInfo()
+        assert any(detail.Unpack(retry) for detail in result.status.details)
+        assert 90 < retry.retry_delay.ToTimedelta().total_seconds() <= 100
+
+
+async def test_a_token_that_is_no_text_is_an_unknown_token_over_http(toy_bundle: Bundle, tmp_path: Path) -> None:
+    write_tokens(tmp_path / "tokens.json", new_token("web", "read")[1])
+    with capture_logs() as said:
+        async with secured(toy_bundle, {}, {"tokens_path": tmp_path / "tokens.json"}) as (ports, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports.http)
+            writer.write(b"GET /v1/info HTTP/1.1\r\nHost: g\r\nConnection: close\r\nAuthorization: Bearer \xff\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert "unexpected_error" not in [line["event"] for line in said]
+
+
 async def test_inner_services_answer_the_gateway_alone_while_their_token_rotates(
     toy_bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -271,6 +311,54 @@ async def test_certificates_of_all_three_rotate_to_another_authority_without_an_
         url = f"https://localhost:{ports.http}/v1/info"
         async with aiohttp.ClientSession() as session, session.get(url, ssl=trusting) as response:
             assert response.status == 200
+
+
+@pytest.mark.parametrize("broken", ["key of another", "half a key", "no certificate", "no authority"])
+async def test_certificates_that_cannot_serve_are_refused_by_name_and_the_last_good_ones_stay(
+    toy_bundle: Bundle, authority: Authority, broken: str
+) -> None:
+    """Of the gateway, whose files serve its callers, over gRPC and HTTP, and are shown to the inner services."""
+
+    def inner_tls(name: str) -> dict[str, Any]:
+        return {**server_tls(authority, f"{name}.test"), "tls_client_ca_path": inner_ca}
+
+    inner_ca = authority.ca_path.with_name("inner-ca.pem")
+    inner_ca.write_bytes(authority.ca.cert_pem.bytes())
+    gateway = {**server_tls(authority, "gateway.test"), "inner_ca_path": authority.ca_path}
+    cert, key = gateway["tls_cert_path"], gateway["tls_key_path"]
+    believed = authority.channel_credentials()
+    trusting = ssl.create_default_context(cafile=str(authority.ca_path))
+
+    async def asked(ports: GatewayPorts) -> list[object]:
+        """Over new connections."""
+        target, options = f"localhost:{ports.grpc}", (("grpc.use_local_subchannel_pool", 1),)
+        async with grpc.aio.secure_channel(target, believed, options) as channel:
+            answers: list[object] = [await recommend(channel)]
+        url = f"https://localhost:{ports.http}/v1/info"
+        async with aiohttp.ClientSession() as session, session.get(url, ssl=trusting) as response:
+            return [*answers, response.status]
+
+    async with secured(toy_bundle, {}, gateway, inner_tls) as (ports, _):
+        assert await asked(ports) == ["d", 200]
+        with capture_logs() as said:
+            if broken == "no authority":
+                authority.ca_path.write_bytes(b"half a fi")
+            elif broken == "no certificate":
+                cert.write_bytes(b"half a fi")
+            elif broken == "half a key":
+                key.write_bytes(key.read_bytes()[:100])
+            else:
+                key.write_bytes(authority.issue("other.test")[1].read_bytes())
+            assert await asked(ports) == ["d", 200]
+        events = {line["event"]: line for line in said}
+        assert "file_reloaded" not in events
+        named = authority.ca_path if broken == "no authority" else cert
+        assert str(named) in events["file_refused"]["files"]
+        with capture_logs() as said:
+            authority.ca_path.write_bytes(authority.ca.cert_pem.bytes())
+            authority.issue("gateway.test")
+            assert await asked(ports) == ["d", 200]
+        assert "file_reloaded" in [line["event"] for line in said]
 
 
 async def test_health_has_a_port_of_its_own_without_tls(toy_bundle: Bundle, authority: Authority) -> None:

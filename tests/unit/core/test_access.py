@@ -40,7 +40,9 @@ def test_a_role_may_call_what_needs_no_more_than_it(tmp_path: Path, method: str,
             gate.admit(f"/clozerec.v1.RecommenderService/{method}", metadata)
 
 
-@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic abc", "Bearer wrong", "Bearer \u00fc"])
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Basic abc", "Bearer wrong", "Bearer \u00fc", "Bearer \udcff"]
+)
 def test_a_wrong_token_is_refused_without_being_repeated(tmp_path: Path, header: str) -> None:
     tokens_file(tmp_path / "tokens.json", web="read")
     with pytest.raises(Unauthenticated) as refused:
@@ -79,6 +81,16 @@ def test_an_entrys_own_rate_counts_before_the_common_one(tmp_path: Path) -> None
     gate.admit(RECOMMEND, {"authorization": f"Bearer {token}"})
     with pytest.raises(RateLimited):
         gate.admit(RECOMMEND, {"authorization": f"Bearer {token}"})
+
+
+def test_what_is_spent_later_counts_with_what_was_admitted() -> None:
+    gate = Gate(rate_per_s=2)
+    caller = gate.admit(RECOMMEND, {})
+    gate.spend(caller)
+    with pytest.raises(RateLimited):
+        gate.spend(caller)
+    with pytest.raises(RateLimited):
+        gate.admit(RECOMMEND, {})
 
 
 @pytest.mark.parametrize(
