@@ -32,7 +32,7 @@ ProcessCollector(registry=REGISTRY)
 
 GRPC_SERVER_STARTED = Counter(
     "grpc_server_started_total",
-    "Calls that began.",
+    "Calls that began; of the type json where they came over HTTP.",
     ("grpc_type", "grpc_service", "grpc_method"),
     registry=REGISTRY,
 )

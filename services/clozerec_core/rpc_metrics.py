@@ -1,4 +1,7 @@
-"""Counts every gRPC call that a server answers, under the names that the field's dashboards know.
+"""Counts every call that a server answers, under the names that the field's dashboards know.
+
+A call of the JSON front counts as a call of the same gRPC method, of a type of its own: what reads these names then
+sees it, whichever way it came.
 
 Own code, because no published package fits grpc.aio. A wrapped handler and its metrics are made once a method, so that
 a call costs four bound increments and one observation.
@@ -9,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -19,6 +23,9 @@ from clozerec_core import metrics
 
 OTHER = "other"
 """Stands for every method that the server does not have: callers choose those names."""
+
+JSON = "json"
+"""The `grpc_type` of what came over HTTP."""
 
 _CODE_NAMES: dict[grpc.StatusCode | int | None, str] = {None: "OK"}
 for _code in grpc.StatusCode:
@@ -36,7 +43,7 @@ def counted(handler: Any, method: str) -> Any:
     ):
         inner = getattr(handler, kind)
         if inner is not None:
-            measured = _Method(grpc_type, method)
+            measured = MethodMetrics(grpc_type, method)
             # A streaming handler is a generator, or a coroutine that writes to the context, as health's Watch is.
             wrapper = _generator if inspect.isasyncgenfunction(inner) else _coroutine
             return factory(
@@ -53,10 +60,15 @@ def count_unknown() -> None:
     metrics.GRPC_SERVER_HANDLED.labels("unary", OTHER, OTHER, "UNIMPLEMENTED").inc()
 
 
-class _Method:
+class MethodMetrics:
     """One method's metrics, bound."""
 
     def __init__(self, grpc_type: str, method: str) -> None:
+        """
+        Args:
+            grpc_type: unary, bidi_stream, …, or `JSON`.
+            method: `/package.Service/Method`.
+        """
         service, name = method.strip("/").split("/", maxsplit=1)
         labels = (grpc_type, service, name)
         self._labels = labels
@@ -72,48 +84,58 @@ class _Method:
             self._in_flight.inc()
         return time.perf_counter()
 
-    def ended(self, began: float, context: Any, error: BaseException | None) -> None:
-        """Count a call that ends; its code is read from the context, or from how it broke off."""
+    def ended(self, began: float, code: str) -> None:
+        """Count a call that ends.
+
+        Args:
+            began: what `began` returned.
+            code: name of the gRPC code that it ended with.
+        """
         self._handling.observe(time.perf_counter() - began)
         if self._in_flight is not None:
             self._in_flight.dec()
-        if error is None or isinstance(error, grpc.aio.AbortError):
-            self._count(_CODE_NAMES[context.code()])
-        else:
-            self._count("CANCELLED" if isinstance(error, asyncio.CancelledError) else "UNKNOWN")
-
-    def _count(self, code: str) -> None:
         handled = self._handled.get(code)
         if handled is None:
             handled = self._handled[code] = metrics.GRPC_SERVER_HANDLED.labels(*self._labels, code)
         handled.inc()
 
 
-def _coroutine(inner: Callable[[Any, Any], Awaitable[Any]], method: _Method) -> Callable[[Any, Any], Awaitable[Any]]:
+def _code_of(context: Any, error: BaseException | None) -> str:
+    """Read from the context, or from how the call broke off."""
+    if error is None or isinstance(error, grpc.aio.AbortError):
+        return _CODE_NAMES[context.code()]
+    # The generator of a stream is closed where its caller went while an answer was on its way.
+    return "CANCELLED" if isinstance(error, asyncio.CancelledError | GeneratorExit) else "UNKNOWN"
+
+
+def _coroutine(
+    inner: Callable[[Any, Any], Awaitable[Any]], method: MethodMetrics
+) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
         began = method.began()
         try:
             response = await inner(request, context)
         except BaseException as error:
-            method.ended(began, context, error)
+            method.ended(began, _code_of(context, error))
             raise
-        method.ended(began, context, None)
+        method.ended(began, _code_of(context, None))
         return response
 
     return call
 
 
 def _generator(
-    inner: Callable[[Any, Any], AsyncIterator[Any]], method: _Method
+    inner: Callable[[Any, Any], AsyncGenerator[Any, None]], method: MethodMetrics
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         began = method.began()
         try:
-            async for response in inner(request, context):
-                yield response
+            async with aclosing(inner(request, context)) as responses:
+                async for response in responses:
+                    yield response
         except BaseException as error:
-            method.ended(began, context, error)
+            method.ended(began, _code_of(context, error))
             raise
-        method.ended(began, context, None)
+        method.ended(began, _code_of(context, None))
 
     return call

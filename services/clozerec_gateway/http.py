@@ -22,11 +22,12 @@ from clozerec.v1 import recommender_pb2
 from clozerec_core import metrics
 from clozerec_core.access import Gate, Identity, audit
 from clozerec_core.admission import Admission
-from clozerec_core.errors import BadRequest, UsageError
+from clozerec_core.errors import BadRequest, ClozerecError, UsageError
 from clozerec_core.request_context import REQUEST_ID_KEY, handling
 from clozerec_core.rpc import MAX_REQUEST_BYTES
 from clozerec_core.rpc_call import STATUS_CODES, in_time, log_failure
 from clozerec_core.rpc_errors import to_status
+from clozerec_core.rpc_metrics import JSON, MethodMetrics
 from clozerec_core.telemetry import SERVING, get_logger
 from clozerec_core.tls import http_context
 from clozerec_core.workers import Workers
@@ -37,6 +38,7 @@ from clozerec_gateway.settings import GatewaySettings
 from clozerec_gateway.watched import WatchedServicer
 
 HTTP_STATUS = {
+    grpc.StatusCode.OK: 200,
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.FAILED_PRECONDITION: 400,
     grpc.StatusCode.OUT_OF_RANGE: 400,
@@ -116,6 +118,8 @@ class HttpFront:
         self._settings = settings
         self._is_ready = False
         self._json_worker = Workers("JSON reader", num_threads=1)
+        methods = ("GetServiceInfo", *(route.method for route in ROUTES.values()))
+        self._counted = {method: MethodMetrics(JSON, f"/{SERVICE_NAME}/{method}") for method in methods}
         application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[_framework_errors_as_json])
         for path, route in ROUTES.items():
             application.router.add_post(path, self._handler(route))
@@ -185,6 +189,8 @@ class HttpFront:
             body = await http_request.read()
         except (web.RequestPayloadError, HttpProcessingError):
             raise BadRequest.of("body", "its encoding is broken; send it plain, or as valid gzip or deflate") from None
+        except OSError:
+            raise _CallerGone("the caller went while its request was read") from None
         if len(body) > route.max_bytes:
             raise web.HTTPRequestEntityTooLarge(route.max_bytes, len(body))
         if len(body) < LARGE_BYTES:
@@ -225,23 +231,30 @@ class HttpFront:
         async def answered() -> bytes:
             return await self._write(await getattr(self._servicer, method)(await read(), context))
 
-        began = time.perf_counter()
+        counted = self._counted[method]
         headers = {key.lower(): value for key, value in http_request.headers.items()}
         with handling(headers, self._settings.default_timeout_s, f"{SERVICE_NAME}/{method}") as request:
             context = _HttpContext(headers)
             caller: Identity | None = None
+            # What is neither answered nor refused was broken off.
+            code = grpc.StatusCode.CANCELLED
+            began = counted.began()
             try:
                 caller = self._gate.admit(method, headers, _peer_names(http_request))
-                status, body = 200, await in_time(answered(), self._settings.default_timeout_s)
-            except web.HTTPException:
+                body = await in_time(answered(), self._settings.default_timeout_s)
+                code = grpc.StatusCode.OK
+            except web.HTTPRequestEntityTooLarge:
+                code = grpc.StatusCode.RESOURCE_EXHAUSTED
                 raise
             except Exception as error:  # noqa: BLE001  # mapped to a status, whole in the log
                 refusal = to_status(error, request.request_id)
+                code = STATUS_CODES[refusal.code]
                 log_failure(error, refusal.code, method)
-                audit(method, caller, STATUS_CODES[refusal.code].name)
-                status, body = HTTP_STATUS[STATUS_CODES[refusal.code]], _dumped(_error_document(refusal))
-            else:
-                audit(method, caller, "OK")
+                body = _dumped(_error_document(refusal))
+            finally:
+                audit(method, caller, code.name)
+                counted.ended(began, code.name)
+            status = HTTP_STATUS[code]
             answer = web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
             answer.headers[REQUEST_ID_KEY] = request.request_id
             answer.headers.update(context.headers)
@@ -270,6 +283,13 @@ def _allow_browsers(application: web.Application, origins: tuple[str, ...]) -> N
     for route in list(application.router.routes()):
         if route.method != "HEAD":
             cors.add(route)
+
+
+class _CallerGone(ClozerecError):
+    """Nobody waits for the answer any more."""
+
+    status = grpc.StatusCode.CANCELLED
+    reason = "CANCELLED"
 
 
 class _HttpContext:
@@ -308,8 +328,14 @@ async def _framework_errors_as_json(
         allow = {"Allow": refusal.headers["Allow"]} if "Allow" in refusal.headers else {}
         document = {"error": {"code": code, "message": message, "details": []}}
         return web.json_response(document, status=refusal.status, headers=allow)
+    except UnicodeEncodeError:
+        # The browser check repeats the origin that it refuses, in UTF-8.
+        document = {"error": {"code": "INVALID_ARGUMENT", "message": "a header is not valid UTF-8", "details": []}}
+        return web.json_response(document, status=400)
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:
     """Leave out tracebacks that any client can cause with a malformed request."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    error = record.exc_info[1] if record.exc_info else None
+    # The second is aiohttp's own, where it repeats a header that is no UTF-8: ours leave as answers.
+    return not isinstance(error, HttpProcessingError | UnicodeEncodeError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import re
@@ -208,6 +209,28 @@ async def test_a_message_of_sixteen_mib_is_read_and_a_larger_one_refused(shop: G
 async def test_a_malformed_trace_context_harms_nobody(shop: Gateway) -> None:
     status, _, _ = await shop.post("/v1/recommend", DESIGN_BODIES[1], traceparent="\u00e9")
     assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /v1/info HTTP/1.1\r\nAuthorization: Bearer \xff", b"200"),
+        (b"GET /v1/info HTTP/1.1\r\nX-Request-Id: \xff\r\nTraceparent: \xff\r\nTracestate: \xff=\xff", b"200"),
+        (b"GET /v1/info HTTP/1.1\r\nAccept-Encoding: \xff\r\nOrigin: \xff", b"200"),
+        (b"POST /v1/recommend HTTP/1.1\r\nContent-Type: \xff; charset=\xff", b"400"),
+        (b"GET /v1/%ff?a=%ff HTTP/1.1\r\nX: y", b"404"),
+        (b"OPTIONS /v1/recommend HTTP/1.1\r\nOrigin: \xff\r\nAccess-Control-Request-Method: POST", b"400"),
+    ],
+)
+async def test_what_is_no_text_in_a_header_or_path_is_no_fault_of_ours(
+    shop_bundle: Bundle, caplog: pytest.LogCaptureFixture, head: bytes, status: bytes
+) -> None:
+    async with running(shop_bundle, "all in one", cors_origins=["https://shop.example"]) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rsplit(":")[-1]))
+        writer.write(head + b"\r\nHost: g\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        assert (await reader.read()).split()[1] == status
+        writer.close()
+    assert [record for record in caplog.records if record.name == "aiohttp.server"] == []
 
 
 async def test_a_large_body_is_read_like_a_small_one(shop: Gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import aiohttp
 import grpc
@@ -108,6 +109,64 @@ async def test_streams_and_health_are_counted_by_their_type(gateway: Gateway) ->
         )
         assert [result.WhichOneof("result") async for result in stream] == ["status"]
         assert await handled(gateway, "RecommendStream", "OK", kind="bidi_stream") == before + 1
+
+
+async def test_calls_over_json_are_counted_as_calls_of_the_same_methods(gateway: Gateway) -> None:
+    codes = ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED")
+
+    async def by_code() -> list[float]:
+        return [await handled(gateway, "Recommend", code, kind="json") for code in codes]
+
+    async def number(name: str) -> float:
+        labels = {"grpc_type": "json", "grpc_service": RECOMMENDER, "grpc_method": "Recommend"}
+        return (await scrape(gateway)).value(name, **labels)
+
+    before, began = await by_code(), await number("grpc_server_started_total")
+    took = await number("grpc_server_handling_seconds_count")
+    await gateway.post("/v1/recommend", {"query_type": "sequential", "session_items": ["a"]})
+    await gateway.post("/v1/recommend", {"query_type": "sequential"})
+    await gateway.post("/v1/recommend", {"query_type": "item_to_item", "item_id": "nobody knows it"})
+    await gateway.post("/v1/recommend", b" " * (4 * 1024 * 1024 + 1))
+    assert [after - was for after, was in zip(await by_code(), before, strict=True)] == [1, 1, 1, 1]
+    assert await number("grpc_server_started_total") == began + 4
+    assert await number("grpc_server_handling_seconds_count") == took + 4
+    assert (await scrape(gateway)).value("clozerec_server_calls_in_flight", grpc_service=RECOMMENDER) == 0
+
+
+async def test_a_call_over_json_is_in_flight_until_it_ends(gateway: Gateway) -> None:
+    async def in_flight() -> float:
+        return (await scrape(gateway)).value("clozerec_server_calls_in_flight", grpc_service=RECOMMENDER)
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rsplit(":")[-1]))
+    writer.write(b"POST /v1/recommend HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{")
+    async with asyncio.timeout(TIMEOUT_S):
+        while await in_flight() == 0:
+            pass
+    writer.write(b"}")
+    assert b"INVALID_ARGUMENT" in await reader.read()
+    writer.close()
+    assert await in_flight() == 0
+
+
+async def test_a_stream_whose_caller_goes_is_counted_as_cancelled_wherever_it_stood(gateway: Gateway) -> None:
+    async def requests() -> AsyncIterator[recommender_pb2.RecommendRequest]:
+        while True:
+            yield recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_ITEM_TO_ITEM", item_id="a", top_k=15)
+
+    async def number(code: str) -> float:
+        return await handled(gateway, "RecommendStream", code, kind="bidi_stream")
+
+    cancelled, unknown = await number("CANCELLED"), await number("UNKNOWN")
+    for _ in range(3):
+        async with grpc.aio.insecure_channel(gateway.target, options=(("grpc.http2.bdp_probe", 0),)) as channel:
+            call = RecommenderServiceStub(channel).RecommendStream(requests(), timeout=TIMEOUT_S)
+            for _ in range(3):
+                await call.read()
+            call.cancel()
+    async with asyncio.timeout(TIMEOUT_S):
+        while await number("CANCELLED") + await number("UNKNOWN") < cancelled + unknown + 3:
+            pass
+    assert await number("CANCELLED") == cancelled + 3
 
 
 async def test_json_requests_are_counted_by_method_and_status(gateway: Gateway) -> None:
