@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from clozerec_core.errors import NotReady
@@ -36,6 +36,8 @@ class LiveHistory:
     """By time, events of one time in the order of their arrival."""
     forgotten_us: int | None = None
     """When the person was last forgotten: what bundles know from before is not read. Microseconds since the epoch."""
+    is_kept: bool = field(default=False, compare=False)
+    """Whether `history` brings this very object again until something changes."""
 
 
 STORE_FULL = "the store of live events is full; free some space and send the events again"

@@ -100,7 +100,7 @@ class Histories:
             return kept[1]
         item_ids = merged(await self._bundle.read(user_id), live, self._weights)
         history = None if item_ids is None else History(item_ids, self._row_of)
-        if self._live.at_hand(user_id) is live:  # else the store would not say when it changes
+        if live.is_kept or self._live.at_hand(user_id) is live:  # else the store would not say when it changes
             self._merged[user_id] = live, history
         return history
 

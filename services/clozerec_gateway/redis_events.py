@@ -1,19 +1,25 @@
 """Live events, and notes of catalogue changes, in Redis, for gateways that are many.
 
-Every person has three keys in one slot, so that each change is one atomic script and clusters work:
-`clozerec:{<key>}:events`, a sorted set of events by time; `:ids`, the set of their ids; `:forgotten`, when the person
-was last forgotten. <key> is the SHA-256 of the user id: any text will do as an id, and a forgotten one names nobody.
+Every person has four keys: `clozerec:{<key>}:events`, a sorted set of events by time; `:ids`, the set of their ids;
+`:arrivals`, how many came; `:forgotten`, when the person was last forgotten. Each change is one atomic script. <key> is
+the SHA-256 of the user id: any text will do as an id, and a forgotten one names nobody. The keys of a person share a
+slot, but this is a client of one server: it does not follow a cluster's redirections.
+
+Long histories are kept in memory for a minute, and only asked whether they changed: megabytes on the way and tens of
+milliseconds of parsing for each request would hold up everybody else's.
 
 An acknowledged event is as durable as Redis is told to make it: `appendonly yes` survives the process's end.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Sequence
 from itertools import groupby
 from typing import Any
 
+from cachetools import TTLCache
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -43,6 +49,15 @@ if extra > 0 then
 end
 """
 _ARRIVAL_DIGITS = 16
+
+LONG_HISTORY = 500
+"""Events above which a history is kept, and parsed off the event loop; below, asking first would cost more."""
+
+KEPT_EVENTS = 300_000
+"""Of people with long histories; about 300 bytes each."""
+
+KEPT_S = 60.0
+"""Then it is read again, changed or not: a Redis that was restored from a copy may count to the same number anew."""
 
 _NOTES = "clozerec:{catalogue}:notes"
 _NOTES_VERSION = "clozerec:{catalogue}:version"
@@ -75,6 +90,9 @@ class RedisEvents:
             )
         except ValueError as error:
             raise UsageError(f"CLOZEREC_REDIS_URL: {error}") from None
+        self._kept: TTLCache[str, tuple[Sequence[bytes | None], LiveHistory]] = TTLCache(
+            KEPT_EVENTS, KEPT_S, getsizeof=lambda kept: min(KEPT_EVENTS, len(kept[1].events))
+        )
         self._append_script = self._redis.register_script(_APPEND)
 
     async def append(self, events: Sequence[Event]) -> None:
@@ -90,12 +108,21 @@ class RedisEvents:
 
     async def history(self, user_id: str) -> LiveHistory:
         """See `EventStore`."""
+        version_keys = [_key(user_id, part) for part in ("arrivals", "forgotten")]
+        kept = self._kept.get(user_id)
+        if kept is not None and await _translated(self._redis.mget(version_keys)) == kept[0]:
+            return kept[1]
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.zrange(_key(user_id, "events"), 0, -1, withscores=True)
-        pipeline.get(_key(user_id, "forgotten"))
-        members, forgotten = await _translated(pipeline.execute())
-        events = [_event(user_id, member, int(time_us)) for member, time_us in members]
-        return LiveHistory(events, None if forgotten is None else int(forgotten))
+        pipeline.mget(version_keys)
+        members, version = await _translated(pipeline.execute())
+        forgotten_us = None if version[1] is None else int(version[1])
+        if len(members) <= LONG_HISTORY:
+            self._kept.pop(user_id, None)
+            return LiveHistory(_events(user_id, members), forgotten_us)
+        history = LiveHistory(await asyncio.to_thread(_events, user_id, members), forgotten_us, is_kept=True)
+        self._kept[user_id] = version, history
+        return history
 
     def at_hand(self, user_id: str) -> LiveHistory | None:
         """See `EventStore`: other gateways write, too."""
@@ -108,6 +135,7 @@ class RedisEvents:
         pipeline.set(_key(user_id, "forgotten"), now_us)
         pipeline.delete(*(_key(user_id, part) for part in ("events", "ids", "arrivals")))
         erased, *_ = await _translated(pipeline.execute())
+        self._kept.pop(user_id, None)
         return int(erased)
 
     async def write_notes(self, notes: Sequence[Note]) -> None:
@@ -136,9 +164,13 @@ def _key(user_id: str, part: str) -> str:
     return f"clozerec:{{{user_key(user_id)}}}:{part}"
 
 
-def _event(user_id: str, member: bytes, time_us: int) -> Event:
-    event_id, item_id, event_type, recommendation_id = json.loads(member[_ARRIVAL_DIGITS:])
-    return Event(user_id, item_id, time_us, event_type, event_id, recommendation_id)
+def _events(user_id: str, members: Sequence[tuple[bytes, float]]) -> list[Event]:
+    # As one array: a fifth of the time of parsing each.
+    bodies = json.loads(b"[" + b",".join([member[_ARRIVAL_DIGITS:] for member, _ in members]) + b"]")
+    return [
+        Event(user_id, item_id, int(time_us), event_type, event_id, recommendation_id)
+        for (event_id, item_id, event_type, recommendation_id), (_, time_us) in zip(bodies, members, strict=True)
+    ]
 
 
 async def _translated(call: Awaitable[Any]) -> Any:

@@ -25,6 +25,7 @@ from redis_server import redis_server
 from clozerec.v1 import recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from clozerec_core.bundle import Bundle
+from clozerec_gateway import redis_events
 from clozerec_gateway.sqlite_events import SqliteEvents
 from clozerec_trainer.payload import Payload, parse_payload
 from clozerec_trainer.train import train
@@ -34,8 +35,12 @@ NEXT_YEAR = toy_world.FIRST_EVENT + timedelta(days=365)
 SHOPPER = "user-3"
 
 
-@pytest_asyncio.fixture(params=["sqlite", "redis"])
-async def gateway(request: pytest.FixtureRequest, toy_bundle: Bundle, tmp_path: Path) -> AsyncIterator[Gateway]:
+@pytest_asyncio.fixture(params=["sqlite", "redis", "redis, all histories long"])
+async def gateway(
+    request: pytest.FixtureRequest, toy_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Gateway]:
+    if request.param == "redis, all histories long":
+        monkeypatch.setattr(redis_events, "LONG_HISTORY", 0)
     if request.param == "sqlite":
         async with running(toy_bundle, "all in one") as started:
             yield started

@@ -211,6 +211,31 @@ async def test_a_copy_of_redis_files_restores_the_events(tmp_path: Path) -> None
         await store.close()
 
 
+async def test_a_long_history_crosses_the_wire_once_and_changes_of_other_gateways_are_seen(server: RedisServer) -> None:
+    here, there = (RedisEvents(server.url, 2_000, timeout_s=5) for _ in range(2))
+    with Redis.from_url(server.url) as client:
+        client.flushall()
+        sent = [event(f"item-{number}", number, str(number)) for number in range(1_500)]
+        await there.append(sent)
+        known = await here.history("u")
+        assert list(known.events) == sent
+        before = client.info("stats")["total_net_output_bytes"]
+        assert await here.history("u") is known
+        assert client.info("stats")["total_net_output_bytes"] - before < 20_000
+    late = event("late", 0, "late")
+    await there.append([late])
+    assert list((await here.history("u")).events) == [sent[0], late, *sent[1:]]
+    await there.forget("u", 1_000)
+    assert await here.history("u") == LiveHistory([], 1_000)
+    await there.append(sent)
+    assert list((await here.history("u")).events) == sent
+    await here.forget("u", 2_000)
+    await there.append([late])
+    assert await here.history("u") == LiveHistory([late], 2_000)
+    for store in (here, there):
+        await store.close()
+
+
 async def test_two_gateways_do_not_share_one_directory(tmp_path: Path) -> None:
     store = SqliteEvents(tmp_path, MAX_EVENTS)
     with pytest.raises(UsageError, match="CLOZEREC_REDIS_URL"):
