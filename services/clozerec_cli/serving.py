@@ -219,28 +219,23 @@ async def _gateway(
         servicer = WatchedServicer(answering, QualityWatch(), open_split(settings))
         admission = Admission(settings.max_in_flight)
         front = HttpFront(servicer, settings, gate, admission)
-        http_port = await front.start()
+        server = GrpcServer([servicer.service()], settings, gate, admission)
+        part = Part.ALL if inner else Part.GATEWAY
         try:
-            part = Part.ALL if inner else Part.GATEWAY
-            async with (
-                _listening([servicer.service()], settings, gate, admission) as grpc_port,
-                _following(part, _Together(*(inner or ()), bundles), bundle, settings),
-            ):
-                front.ready(http_port)
-                try:
-                    yield GatewayPorts(grpc_port, http_port)
-                finally:
-                    front.draining()
+            ports = GatewayPorts(http=await front.start(), grpc=await server.start())
+            await server.ready(ports.grpc)
+            async with _following(part, _Together(*(inner or ()), bundles), bundle, settings):
+                front.ready(ports.http)
+                yield ports
         finally:
-            await front.stop()
+            # Together: one after the other they would need the delay and the grace twice, and be killed amid calls.
+            await asyncio.gather(server.stop(), front.stop())
             await servicer.close()
 
 
 @asynccontextmanager
-async def _listening(
-    services: Sequence[Service], settings: ServerSettings, gate: Gate, admission: Admission | None = None
-) -> AsyncIterator[int]:
-    server = GrpcServer(services, settings, gate, admission)
+async def _listening(services: Sequence[Service], settings: ServerSettings, gate: Gate) -> AsyncIterator[int]:
+    server = GrpcServer(services, settings, gate)
     port = await server.start()
     await server.ready(port)
     try:

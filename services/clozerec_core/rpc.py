@@ -125,6 +125,7 @@ class GrpcServer:
         self._settings = settings
         gate = gate or Gate()
         self._names = [service.name for service in services]
+        self._is_ready = False
         self._health = health.aio.HealthServicer()
         # Without so_reuseport=0 two servers share a port silently, and each sees half of the calls.
         options = (
@@ -187,15 +188,17 @@ class GrpcServer:
         log.info(SERVING, services=self._names, host=self._settings.host, grpc_port=port)
 
     async def stop(self) -> None:
-        """Say NOT_SERVING, wait for balancers, then let calls under way finish."""
-        log.info(DRAINING, services=self._names)
-        await self._set_ready(False)
-        await asyncio.sleep(self._settings.drain_delay_s)
+        """Say NOT_SERVING, wait for balancers, then let calls under way finish. What was never ready stops at once."""
+        if self._is_ready:
+            log.info(DRAINING, services=self._names)
+            await self._set_ready(False)
+            await asyncio.sleep(self._settings.drain_delay_s)
         await self._server.stop(self._settings.grace_s)
         if self._health_server is not None:
             await self._health_server.stop(None)
 
     async def _set_ready(self, ready: bool) -> None:
+        self._is_ready = ready
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._names):
             await self._health.set(name, status)

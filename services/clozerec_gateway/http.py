@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -69,6 +70,9 @@ COMPRESSED_BYTES = 1_024
 LARGE_BYTES = 32 * 1024
 """From here on JSON is read and written on a thread: it would hold up health checks."""
 
+SHORTEST_GRACE_S = 0.01
+"""aiohttp takes 0 for no limit."""
+
 _REFUSED_BY_FRAMEWORK = {
     404: ("NOT_FOUND", "no such path; the API's paths are listed in docs/api.md"),
     405: ("UNIMPLEMENTED", "this path takes another method"),
@@ -131,7 +135,9 @@ class HttpFront:
             application.router.add_get("/metrics", self._metrics)
         if settings.cors_origins:
             _allow_browsers(application, settings.cors_origins)
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=settings.grace_s)
+        # aiohttp waits twice: for calls to end, and once more after it has told those who still read a body to give up.
+        grace_s = max(settings.grace_s / 2, SHORTEST_GRACE_S)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=grace_s)
         logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
 
     async def start(self) -> int:
@@ -164,12 +170,13 @@ class HttpFront:
         self._is_ready = True
         log.info(SERVING, host=self._settings.host, http_port=port)
 
-    def draining(self) -> None:
-        """Answer /readyz with 503 from now on."""
-        self._is_ready = False
-
     async def stop(self) -> None:
-        """Let requests under way finish, then close."""
+        """Answer /readyz with 503, wait for balancers, let requests under way finish, then close; as the gRPC server
+        does, so that both may stop at once. What was never ready closes without a wait.
+        """
+        if self._is_ready:
+            self._is_ready = False
+            await asyncio.sleep(self._settings.drain_delay_s)
         await self._runner.cleanup()
         self._json_worker.close()
 
