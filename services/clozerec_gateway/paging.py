@@ -22,7 +22,7 @@ from clozerec_gateway.query import Fallback, Place, Source
 LIFETIME_S = 30 * 60
 
 _SIGNATURE_BYTES = 16
-_VERSION = 2
+_VERSION = 3
 _HEAD = struct.Struct(">B16sQ")
 """Version, fingerprint, expiry in seconds since the epoch."""
 _PLACE = struct.Struct(">dIH")
@@ -43,7 +43,8 @@ class Ranked:
     fallback: Fallback = Fallback.NONE
     missing: str = ""
     """What made it fall back: `person`, `encoder`, `retriever` or `histories`."""
-    unknown_item_ids: Sequence[str] = ()
+    unknown_places: Sequence[int] = ()
+    """Of the unknown ids among those that the request names: a token with the ids themselves could get too long."""
     text_truncated: bool = False
 
 
@@ -76,7 +77,7 @@ class PageTokens:
             ranked.source.value,
             ranked.fallback.value,
             ranked.missing,
-            list(ranked.unknown_item_ids),
+            list(ranked.unknown_places),
             ranked.text_truncated,
             sorted(page.returned),
         ]
@@ -124,7 +125,7 @@ class PageTokens:
             source=Source(source),
             fallback=Fallback(fallback),
             missing=missing,
-            unknown_item_ids=unknown,
+            unknown_places=unknown,
             text_truncated=truncated,
         )
         return Page(ranked, None if row == _NO_ROW else Place(score, row), frozenset(returned))

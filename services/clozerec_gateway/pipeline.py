@@ -123,7 +123,7 @@ class Pipeline:
             found=found,
             source=ranked.source,
             fallback=ranked.fallback,
-            unknown_item_ids=ranked.unknown_item_ids,
+            unknown_item_ids=[_named(query)[place] for place in ranked.unknown_places],
             text_truncated=ranked.text_truncated,
             reasons=reasons,
             next_page_token="" if next_ is None else self._tokens.write(next_, query.fingerprint),
@@ -198,7 +198,7 @@ class Pipeline:
             if item.unresolved and not query.item_text:
                 if not self._kept.is_known(query.item_id):
                     raise DependencyGone("retriever")  # nobody else can tell whether there is such an item
-                return replace(history, unresolved=True)
+                return replace(history, unknown_item_ids=(), unresolved=True)
             if not item.unknown_item_ids:
                 known = replace(history, unknown_item_ids=())
                 return known.followed_by(item.members[0], self._reader.window_len) if item.members else known
@@ -211,7 +211,10 @@ class Pipeline:
     async def _ranked(self, query: Query, person: Person, sequence: TokenSequence) -> Ranked:
         if query.query_type is QueryType.ITEM_TO_ITEM:
             return await self._by_item(query)
-        unknown = () if query.query_type is QueryType.USER_TO_ITEM else sequence.unknown_item_ids
+        unknown: Sequence[int] = ()
+        if sequence.unknown_item_ids and query.query_type is not QueryType.USER_TO_ITEM:
+            place_of = {item_id: place for place, item_id in enumerate(_named(query))}
+            unknown = [place_of[item_id] for item_id in sequence.unknown_item_ids]
         missing = "histories" if person.is_lost else "person"
         if not sequence.members:
             return self._popularity(missing, unknown)
@@ -221,7 +224,7 @@ class Pipeline:
             if sequence.needs_text:
                 raise
             return Ranked(
-                self.manifest.bundle_id, fallback=Fallback.DEGRADED, missing="encoder", unknown_item_ids=unknown
+                self.manifest.bundle_id, fallback=Fallback.DEGRADED, missing="encoder", unknown_places=unknown
             )
         if encoded.intent is None:
             return self._popularity(missing, unknown)
@@ -232,7 +235,7 @@ class Pipeline:
             source=Source.TEXT if sequence.needs_text else Source.MODEL,
             fallback=fallback,
             missing=missing,
-            unknown_item_ids=unknown,
+            unknown_places=unknown,
             text_truncated=encoded.text_truncated,
         )
 
@@ -257,7 +260,7 @@ class Pipeline:
             self.manifest.bundle_id,
             encoded.item_vector,
             source=Source.TEXT,
-            unknown_item_ids=[query.item_id] if query.item_id else [],
+            unknown_places=range(len(_named(query))),
             text_truncated=encoded.truncated,
         )
 
@@ -273,13 +276,13 @@ class Pipeline:
             raise NoTextEngine
         return query.item_text
 
-    def _popularity(self, missing: str, unknown_item_ids: Sequence[str] = ()) -> Ranked:
+    def _popularity(self, missing: str, unknown_places: Sequence[int] = ()) -> Ranked:
         return Ranked(
             self.manifest.bundle_id,
             source=Source.POPULARITY,
             fallback=Fallback.POPULARITY,
             missing=missing,
-            unknown_item_ids=unknown_item_ids,
+            unknown_places=unknown_places,
         )
 
     def _selection(self, query: Query, person: Person, page: Page | None) -> Selection:
@@ -314,7 +317,7 @@ class Pipeline:
                 found = await self._retriever.search_by_item(ranked.stored_item_id, selection)
                 if not found.vectorless_item:
                     return ranked, found
-                ranked = self._popularity("person", ranked.unknown_item_ids)
+                ranked = self._popularity("person", ranked.unknown_places)
             elif ranked.missing == "encoder" and ranked.source is not Source.POPULARITY:
                 return await self._similar_to_last(ranked, sequence, selection)
             return ranked, await self._retriever.list_popular(selection)
@@ -337,14 +340,19 @@ class Pipeline:
                 continue
             if not found.vectorless_item:
                 return replace(ranked, stored_item_id=item_id), found
-        popular = self._popularity("encoder", ranked.unknown_item_ids)
+        popular = self._popularity("encoder", ranked.unknown_places)
         return popular, await self._retriever.list_popular(selection)
 
     async def _kept_popularity(self, ranked: Ranked, selection: Selection) -> tuple[Ranked, Found]:
         await self._kept.refresh()
         found = await asyncio.to_thread(self._kept.popular, selection)
-        return self._popularity("retriever", ranked.unknown_item_ids), found
+        return self._popularity("retriever", ranked.unknown_places), found
 
     def _is_surely_unknown(self, item_id: str) -> bool:
         """Whether neither the bundle nor callers spoke of the item, or it was deleted."""
         return self._kept.is_deleted(item_id) or not self._kept.is_known(item_id)
+
+
+def _named(query: Query) -> Sequence[str]:
+    """The ids that an answer may call unknown."""
+    return query.session_items or ((query.item_id,) if query.item_id else ())

@@ -24,7 +24,7 @@ PAGES = st.builds(
         source=st.sampled_from(Source),
         fallback=st.sampled_from(Fallback),
         missing=st.sampled_from(["", "person"]),
-        unknown_item_ids=st.lists(st.text()),
+        unknown_places=st.lists(st.integers(0, 999)),
         text_truncated=st.booleans(),
     ),
     after=st.none() | st.builds(Place, FLOATS, st.integers(0, 2**32 - 2)),
