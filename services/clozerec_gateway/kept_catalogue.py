@@ -88,6 +88,10 @@ class KeptCatalogue:
         """Whether the bundle itself has the item, deleted or not: the encoder reads it by its id."""
         return self._catalogue.row_of(item_id) is not None
 
+    def is_as_bundled(self, item_id: str) -> bool:
+        """Whether the bundle has the item, and callers have said nothing of it since."""
+        return item_id not in self._changed and self.is_bundled(item_id)
+
     def display_name(self, item_id: str) -> str:
         """What to show a person; the id of an unknown one."""
         changed = self._changed.get(item_id)

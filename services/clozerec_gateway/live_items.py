@@ -59,14 +59,14 @@ class ItemInput:
 
 
 class DayZeroItems:
-    """Items that the bundle does not have, as members of a sequence; kept for a while."""
+    """Items that are not as the bundle has them, as members of a sequence; kept for a while."""
 
     def __init__(self, retriever: RetrieverClient) -> None:
         self._retriever = retriever
         self._cache: TTLCache[str, ContentItem] = TTLCache(CACHED_ITEMS, CACHED_S)
 
     async def find(self, item_ids: Sequence[str]) -> dict[str, ContentItem]:
-        """The known ones of ids that the bundle does not have. A known item without text has no content.
+        """The known ones of ids. A known item without text has no content.
 
         Raises:
             DependencyGone: the retriever does not answer.

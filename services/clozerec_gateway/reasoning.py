@@ -73,8 +73,8 @@ class Explainer:
     async def _by_similarity(self, query: Query, ranked: Ranked, found: Found) -> Mapping[str, Sequence[Reason]]:
         item_id = ranked.stored_item_id
         involved = [item_id, *(candidate.item_id for candidate in found.candidates)]
-        strangers = [each for each in involved if each and not self._kept.is_bundled(each)]
-        contents = {each: item.content for each, item in (await self._day_zero.find(strangers)).items()}
+        not_as_bundled = [each for each in involved if each and not self._kept.is_as_bundled(each)]
+        contents = {each: item.content for each, item in (await self._day_zero.find(not_as_bundled)).items()}
         if item_id:
             content, name = contents.get(item_id, ()), self._name(item_id)
         else:

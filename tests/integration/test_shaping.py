@@ -76,6 +76,16 @@ async def test_tokens_that_are_not_ours_or_of_another_request_are_refused(gatewa
         assert (code, list(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])
 
 
+async def test_a_request_full_of_unknown_ids_has_pages_too(gateway: Gateway) -> None:
+    strangers = [f"{number:0256}" for number in range(999)]
+    query = {"query_type": "sequential", "session_items": [*strangers, "a"], "top_k": 4}
+    first = await gateway.recommend(**query)
+    assert list(first.unknown_item_ids) == strangers
+    second = await gateway.recommend(**query, page_token=first.next_page_token)
+    assert flat([first, second]) == flat([await gateway.recommend(**query | {"top_k": 8})])
+    assert list(second.unknown_item_ids) == strangers
+
+
 async def test_gateways_with_one_key_share_pages_and_others_do_not(toy_bundle: Bundle) -> None:
     query = {"query_type": "sequential", "session_items": ["a", "b"], "top_k": 2}
     async with (
@@ -177,6 +187,27 @@ async def test_what_similar_items_share_adds_up_to_the_score(text_gateway: Gatew
             assert {reason.kind for reason in item.reasons} == {"behaviour", "content"}
             assert sum(reason.weight for reason in item.reasons) == pytest.approx(item.score, abs=3e-4)
             assert all(reason.text for reason in item.reasons)
+
+
+async def test_a_similarity_is_split_by_what_an_item_says_now(text_gateway: Gateway) -> None:
+    """Twins by text: most of what they share is content. Told another story, one shares less of it."""
+    item = {"item_id": "twin", "metadata": {"title": toy_world.TITLES[4]}}
+    await text_gateway.post("/v1/items:upsert", {"items": [item]})
+    query = {"query_type": "item_to_item", "item_id": "twin", "top_k": 100, "explain": True}
+
+    async def share_of_content() -> float:
+        answer = await text_gateway.recommend(**query)
+        (item,) = [item for item in answer.items if item.item_id == "e"]
+        (content,) = [reason.weight for reason in item.reasons if reason.kind == "content"]
+        return content
+
+    before = await share_of_content()
+    changed = {"item_id": "e", "metadata": {"title": toy_world.TITLES[9]}}
+    await text_gateway.post("/v1/items:upsert", {"items": [changed]})
+    assert await share_of_content() < before
+    same = {"item_id": "e", "metadata": {"title": toy_world.TITLES[4]}}
+    await text_gateway.post("/v1/items:upsert", {"items": [same]})
+    assert await share_of_content() == pytest.approx(before, abs=2e-3)
 
 
 async def test_a_single_item_is_the_whole_reason(gateway: Gateway) -> None:
