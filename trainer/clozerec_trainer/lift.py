@@ -43,7 +43,8 @@ def lift_new_items(model: HybridBert4Rec, lift: float, rows_BT: Tensor) -> None:
     if not items.projection.shape[1] or not items.has_text_N1.any():
         return
     input_ND, output_ND = model.catalogue_vectors()
-    answers_BD = torch.cat([model.unscaled_intents(some, input_ND) for some in rows_BT.split(_AT_ONCE)])
+    parts = (rows_BT[start : start + _AT_ONCE] for start in range(0, len(rows_BT), _AT_ONCE))
+    answers_BD = torch.cat([model.unscaled_intents(part, input_ND) for part in parts])
     unused_D = _least_used(F.normalize(answers_BD, dim=-1), output_ND[items.trained_N1[:, 0] > 0])
     keep_DD = torch.eye(len(unused_D), device=unused_D.device) - torch.outer(unused_D, unused_D)
     _move_items(items, keep_DD, unused_D * (lift / STANDING))
