@@ -3,10 +3,14 @@
 The bundle's catalogue and counts are at hand; what callers changed since is noted when it is acknowledged, in a file
 that outlives the process (or in Redis, where gateways share it), so that also then nothing deleted is returned, filters
 hold on what is true now, and an item at hand that was deleted is unknown.
+
+Items that the bundle does not have stand last, in the order in which callers first spoke of them: the retriever's own,
+so pages go on where it is gone, over restarts, and in other gateways.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +28,7 @@ from clozerec_core.metadata import Cells, parse_metadata
 from clozerec_core.predicate import EVERYTHING, matches
 from clozerec_core.request_context import check_time_left
 from clozerec_gateway.clients import Selection
+from clozerec_gateway.events import HistoryStoreGone
 from clozerec_gateway.notes import Note, NoteStore
 from clozerec_gateway.query import Candidate, Found
 
@@ -40,6 +45,16 @@ class _Item:
     cells: Cells
 
 
+@dataclass(frozen=True)
+class _Change:
+    """What callers last said of an item."""
+
+    item: _Item | None
+    """None: deleted."""
+    place: int
+    """Among the items that the bundle does not have; means nothing of one that it has."""
+
+
 class KeptCatalogue:
     """One bundle's items as they are now, in order of popularity."""
 
@@ -53,36 +68,101 @@ class KeptCatalogue:
         steps_N = np.rint(counts_N / max(1, int(counts_N.max(initial=0))) * SCORE_STEPS_PER_UNIT).astype(np.int64)
         order_N = np.lexsort((np.arange(len(steps_N)), -steps_N))
         self._order = list(zip(order_N.tolist(), (steps_N[order_N] / SCORE_STEPS_PER_UNIT).tolist(), strict=True))
-        self._changed: dict[str, _Item | None] = {}
-        """By item id; None: deleted."""
+        self._changed: dict[str, _Change] = {}
+        """By item id, in the order of places. Without deleted items that neither the bundle nor this process knew."""
+        self._num_places = 0
+        self._reading = asyncio.Lock()
+        self._num_reads, self._last_ended, self._last_failed = 0, 0, False
+        self._said_meanwhile: list[tuple[Sequence[Note], int]] = []
+        """Through this gateway, while a reading is under way."""
 
     async def refresh(self) -> None:
-        """Take over what callers said through any gateway.
+        """Take over what callers said through any gateway until now.
+
+        Many may ask at once: who comes while a reading is under way shares the next one, which begins after that.
 
         Raises:
             HistoryStoreGone: nobody knows what was deleted since.
         """
-        self._version, notes = await self._notes.notes_since(self._version)
-        self.apply(notes)
+        begun_before = self._num_reads
+        async with self._reading:
+            if self._last_ended > begun_before:
+                if self._last_failed:
+                    raise HistoryStoreGone
+                return
+            self._num_reads += 1
+            number = self._num_reads
+            try:
+                await self._read()
+            except HistoryStoreGone:
+                self._last_ended, self._last_failed = number, True
+                raise
+            self._last_ended, self._last_failed = number, False
 
-    def apply(self, notes: Sequence[Note]) -> None:
-        """Take over what callers said; of an item that the bundle knows the newer stands, and a deletion always."""
+    def apply(self, notes: Sequence[Note], version: int) -> None:
+        """Take over what was said through this gateway.
+
+        Args:
+            notes: that were written.
+            version: that the store had then.
+        """
+        if self._reading.locked():
+            self._said_meanwhile.append((notes, version))
+        if version <= self._version:
+            return  # was read already, and something newer perhaps
+        self._num_places = self._lay_over(self._changed, notes, self._num_places)
+        if version == self._version + 1:  # else another gateway wrote, too: the next reading tells what
+            self._version = version
+
+    async def _read(self) -> None:
+        said_meanwhile = self._said_meanwhile = []
+        version, notes = await self._notes.notes_since(self._version)
+        if version == self._version:
+            return
+        before = dict(self._changed)
+        changed, num_places = await asyncio.to_thread(self._read_over, before, notes)
+        self._changed, self._num_places, self._version = changed, num_places, version
+        for said in tuple(said_meanwhile):
+            self.apply(*said)
+
+    def _read_over(self, before: Mapping[str, _Change], notes: Sequence[Note]) -> tuple[dict[str, _Change], int]:
+        """What notes of everything mean; blocking."""
+        changed: dict[str, _Change] = {}
+        num_places = self._lay_over(changed, notes, 0)
+        lost = before.keys() - {note.item_id for note in notes}  # by a store that began anew: a deletion stands
+        for item_id in [item_id for item_id in before if item_id in lost]:
+            changed[item_id] = _Change(before[item_id].item, num_places)
+            num_places += 1
+        return changed, num_places
+
+    def _lay_over(self, changed: dict[str, _Change], notes: Sequence[Note], num_places: int) -> int:
+        """Of an item that the bundle knows the newer stands, and a deletion always. How many places there are then."""
         for note in notes:
+            is_bundled, before = self.is_bundled(note.item_id), changed.get(note.item_id)
+            place = num_places if before is None else before.place
+            if before is None and not is_bundled:
+                num_places += 1
             if note.deleted:
-                self._changed[note.item_id] = None
-            elif note.changed_us > self._created_us or self._catalogue.row_of(note.item_id) is None:
+                # What nobody knew is as unknown as before: its note is for bundles to come, and takes its place here.
+                if is_bundled or before is not None:
+                    changed[note.item_id] = _Change(None, place)
+            elif note.changed_us > self._created_us or not is_bundled:
                 cells = self._cells(json.loads(note.metadata))
-                self._changed[note.item_id] = _Item(note.item_id, note.display_name or note.item_id, cells)
+                item = _Item(note.item_id, note.display_name or note.item_id, cells)
+                changed[note.item_id] = _Change(item, place)
+            else:
+                changed.pop(note.item_id, None)
+        return num_places
 
     def is_deleted(self, item_id: str) -> bool:
         """Whether callers deleted it."""
-        return item_id in self._changed and self._changed[item_id] is None
+        change = self._changed.get(item_id)
+        return change is not None and change.item is None
 
     def is_known(self, item_id: str) -> bool:
         """Whether the bundle has it or callers added it."""
-        return self._changed.get(item_id) is not None or (
-            item_id not in self._changed and self._catalogue.row_of(item_id) is not None
-        )
+        change = self._changed.get(item_id)
+        return self.is_bundled(item_id) if change is None else change.item is not None
 
     def is_bundled(self, item_id: str) -> bool:
         """Whether the bundle itself has the item, deleted or not: the encoder reads it by its id."""
@@ -94,9 +174,9 @@ class KeptCatalogue:
 
     def display_name(self, item_id: str) -> str:
         """What to show a person; the id of an unknown one."""
-        changed = self._changed.get(item_id)
-        if changed is not None:
-            return changed.display_name
+        change = self._changed.get(item_id)
+        if change is not None and change.item is not None:
+            return change.item.display_name
         row = self._catalogue.row_of(item_id)
         return item_id if row is None else self._catalogue.display_names[row]
 
@@ -131,12 +211,12 @@ class KeptCatalogue:
             if item_id not in changed:
                 yield row, score, _Item(item_id, self._catalogue.display_names[row], self._catalogue.cells(row))
             else:
-                item = changed.pop(item_id)
-                if item is not None:
-                    yield row, score, item
-        for place, item in enumerate(changed.values()):
-            if item is not None:
-                yield len(self._order) + place, 0.0, item
+                change = changed.pop(item_id)
+                if change.item is not None:
+                    yield row, score, change.item
+        for change in changed.values():
+            if change.item is not None:
+                yield len(self._order) + change.place, 0.0, change.item
 
     def _candidate(self, row: int, score: float, item: _Item, fields: Sequence[str]) -> Candidate:
         names = fields or list(self._schema)

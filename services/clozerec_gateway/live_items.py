@@ -144,14 +144,15 @@ class LiveItems:
             HistoryStoreGone, DependencyGone: nothing is acknowledged; the same call again is harmless.
         """
         check_item_ids(item_ids)
-        # Noted first: should the rest fail, an item that was to go is at worst missing from a fallback.
-        notes = [Note(item_id, deleted=True, changed_us=now_us()) for item_id in item_ids]
-        await self._notes.write_notes(notes)
-        self._kept.apply(notes)
+        # The retriever first: were it gone, a note would make unknown what is still recommended. A deletion is
+        # acknowledged once it is noted, too, so no answer without the retriever brings back what a caller saw deleted.
         try:
-            return await self._retriever.delete(item_ids, LONGEST_CALL_S)
+            outcomes = await self._retriever.delete(item_ids, LONGEST_CALL_S)
         finally:
             self._day_zero.forget(item_ids)
+        done = [outcome.item_id for outcome in outcomes if outcome.code is grpc.StatusCode.OK]
+        await self._note([Note(item_id, deleted=True, changed_us=now_us()) for item_id in done])
+        return outcomes
 
     async def get(self, item_ids: Sequence[str], metadata_fields: Sequence[str]) -> list[StoredItem]:
         """What is known of each id, in their order.
@@ -218,13 +219,14 @@ class LiveItems:
         done = [outcome.item_id for outcome in outcomes if outcome.code is grpc.StatusCode.OK]
         if done:
             stored = await self._retriever.get_items(list(dict.fromkeys(done)))
-            notes = [Note.of(item, now_us()) for item in stored if item.known]
-            await self._notes.write_notes(notes)
-            self._kept.apply(notes)
+            await self._note([Note.of(item, now_us()) for item in stored if item.known])
         return [
             replace(outcome, text_truncated=change.text_truncated)
             for outcome, change in zip(outcomes, changes, strict=True)
         ]
+
+    async def _note(self, notes: Sequence[Note]) -> None:
+        self._kept.apply(notes, await self._notes.write_notes(notes))
 
     async def _with_content(self, items: Sequence[ItemInput], update_mask: Sequence[str] | None) -> list[ItemChange]:
         """The changes with the content vectors of their texts, each text embedded once."""

@@ -33,10 +33,13 @@ class Note:
 class NoteStore(Protocol):
     """Where notes are kept. Methods may raise HistoryStoreGone."""
 
-    async def write_notes(self, notes: Sequence[Note]) -> None:
-        """Keep notes, durably; the latest of an item stands."""
+    async def write_notes(self, notes: Sequence[Note]) -> int:
+        """Keep notes, durably; the latest of an item stands. The version of what is kept by then: one more a write."""
         ...
 
     async def notes_since(self, version: int) -> tuple[int, Sequence[Note]]:
-        """The version of what is kept, and every note that may be newer than `version` (0: all of them)."""
+        """The version of what is kept, and none where it is `version`; else every note, of a version as new or newer.
+
+        In the order in which items were first spoken of, which no later note changes.
+        """
         ...

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -60,8 +60,12 @@ KEPT_S = 60.0
 """Then it is read again, changed or not: a Redis that was restored from a copy may count to the same number anew."""
 
 _NOTES = "clozerec:{catalogue}:notes"
+_NOTED = "clozerec:{catalogue}:noted"
+"""Items by the time at which they were first spoken of."""
 _NOTES_VERSION = "clozerec:{catalogue}:version"
 """Counts writes of notes, so that a gateway knows when there is news."""
+_NOTES_A_REPLY = 500
+"""Of all notes in one reply the event loop would parse for a second and answer nobody."""
 
 log = get_logger("histories")
 
@@ -138,22 +142,30 @@ class RedisEvents:
         self._kept.pop(user_id, None)
         return int(erased)
 
-    async def write_notes(self, notes: Sequence[Note]) -> None:
+    async def write_notes(self, notes: Sequence[Note]) -> int:
         """See `NoteStore`."""
         pipeline = self._redis.pipeline(transaction=True)
-        for note in notes:
+        for place, note in enumerate(notes):
             body = [note.deleted, note.changed_us, note.display_name, note.metadata]
             pipeline.hset(_NOTES, note.item_id, json.dumps(body, separators=(",", ":")))
+            # Notes of one call have one time or nearly so, and keep the order of the call all the same.
+            pipeline.zadd(_NOTED, {note.item_id: note.changed_us + place}, nx=True)
         pipeline.incr(_NOTES_VERSION)
-        await _translated(pipeline.execute())
+        *_, count = await _translated(pipeline.execute())
+        return 1 + int(count)
 
     async def notes_since(self, version: int) -> tuple[int, Sequence[Note]]:
         """See `NoteStore`."""
         now = 1 + int(await _translated(self._redis.get(_NOTES_VERSION)) or 0)
         if version == now:
             return now, ()
-        fields = await _translated(self._redis.hgetall(_NOTES))
-        return now, [Note(item_id.decode(), *json.loads(body)) for item_id, body in fields.items()]
+        bodies, times = await _translated(self._scanned_notes())
+        return now, await asyncio.to_thread(_notes, bodies, times)
+
+    async def _scanned_notes(self) -> tuple[dict[bytes, bytes], dict[bytes, float]]:
+        """Bodies and first times by item; of a note that changes meanwhile either, and the version tells of it."""
+        bodies = dict([each async for each in self._redis.hscan_iter(_NOTES, count=_NOTES_A_REPLY)])
+        return bodies, dict([each async for each in self._redis.zscan_iter(_NOTED, count=_NOTES_A_REPLY)])
 
     async def close(self) -> None:
         """See `EventStore`."""
@@ -162,6 +174,12 @@ class RedisEvents:
 
 def _key(user_id: str, part: str) -> str:
     return f"clozerec:{{{user_key(user_id)}}}:{part}"
+
+
+def _notes(bodies: Mapping[bytes, bytes], times: Mapping[bytes, float]) -> list[Note]:
+    notes = [Note(item_id.decode(), *json.loads(body)) for item_id, body in bodies.items()]
+    # A gateway of an older release writes no first time.
+    return sorted(notes, key=lambda note: (times.get(note.item_id.encode(), note.changed_us), note.item_id))
 
 
 def _events(user_id: str, members: Sequence[tuple[bytes, float]]) -> list[Event]:

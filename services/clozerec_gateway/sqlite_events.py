@@ -55,6 +55,11 @@ CREATE TABLE IF NOT EXISTS notes (
   display_name TEXT NOT NULL,
   metadata     TEXT NOT NULL               -- JSON
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS noted (
+  place   INTEGER PRIMARY KEY,             -- when the item was first spoken of
+  item_id TEXT NOT NULL UNIQUE
+);
+INSERT OR IGNORE INTO noted (item_id) SELECT item_id FROM notes ORDER BY changed_us, item_id;  -- of an older release
 """
 
 _APPEND = """
@@ -132,10 +137,9 @@ class SqliteEvents:
             _HITS.inc()
         return known
 
-    async def write_notes(self, notes: Sequence[Note]) -> None:
+    async def write_notes(self, notes: Sequence[Note]) -> int:
         """See `NoteStore`."""
-        await self._write(lambda: self._write_notes(notes), set())
-        self._notes_version += 1
+        return await self._write(lambda: self._write_notes(notes), set())
 
     async def notes_since(self, version: int) -> tuple[int, Sequence[Note]]:
         """See `NoteStore`: nobody else writes, so the version is a count of this process's writes."""
@@ -196,8 +200,11 @@ class SqliteEvents:
         self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return erased
 
-    def _write_notes(self, notes: Sequence[Note]) -> None:
+    def _write_notes(self, notes: Sequence[Note]) -> int:
         with self._writing:
+            self._writing.executemany(
+                "INSERT OR IGNORE INTO noted (item_id) VALUES (?)", [(note.item_id,) for note in notes]
+            )
             self._writing.executemany(
                 "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?, ?)",
                 [
@@ -205,9 +212,14 @@ class SqliteEvents:
                     for note in notes
                 ],
             )
+        self._notes_version += 1  # on the writer's thread: also of a caller that is gone
+        return self._notes_version
 
     def _read_notes(self) -> list[Note]:
-        rows = self._reading.execute("SELECT item_id, deleted, changed_us, display_name, metadata FROM notes")
+        rows = self._reading.execute(
+            "SELECT item_id, deleted, changed_us, display_name, metadata FROM notes JOIN noted USING (item_id) "
+            "ORDER BY place"
+        )
         return [Note(item_id, bool(deleted), *rest) for item_id, deleted, *rest in rows]
 
     def _read(self, user_id: str) -> LiveHistory:
