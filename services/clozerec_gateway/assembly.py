@@ -14,6 +14,7 @@ from clozerec_gateway.circuit import Circuit
 from clozerec_gateway.clients import EncoderClient, RetrieverClient
 from clozerec_gateway.dependency import Dependency
 from clozerec_gateway.events import EventStore, HistoryStoreGone
+from clozerec_gateway.following import NotesFollower
 from clozerec_gateway.here import EncoderHere, NearEncoderClient, NearRetrieverClient, RetrieverHere
 from clozerec_gateway.histories import Histories
 from clozerec_gateway.kept_catalogue import KeptCatalogue
@@ -68,8 +69,8 @@ async def assembled(
         await parts.read_notes(pipeline)
         bundles = LoadedBundles(pipeline, parts, asyncio.get_running_loop())
         stack.callback(bundles.close)
-        renewing = asyncio.create_task(ContentRenewal(bundles).run())
-        stack.callback(renewing.cancel)
+        for background in (ContentRenewal(bundles), NotesFollower(bundles)):
+            stack.callback(asyncio.create_task(background.run()).cancel)
         yield RecommenderServicer(bundles, Recorder(store), tokens, settings.default_timeout_s), bundles
 
 
