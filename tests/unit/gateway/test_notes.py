@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from clozerec_gateway.clients import Selection
 from clozerec_gateway.kept_catalogue import KeptCatalogue
 from clozerec_gateway.notes import Note, NoteStore
 from clozerec_gateway.redis_events import RedisEvents
-from clozerec_gateway.sqlite_events import SqliteEvents
+from clozerec_gateway.sqlite_events import HISTORIES_FILE, SqliteEvents
 
 MAX_EVENTS = 5
 late_us = itertools.count(2**52, 1_000).__next__
@@ -87,6 +89,26 @@ async def test_notes_come_in_the_order_in_which_their_items_first_did(
     store = open_store()
     _, notes = await store.notes_since(0)
     assert list(notes) == expected
+    await store.close()
+
+
+async def test_notes_of_an_older_release_are_read(
+    request: pytest.FixtureRequest, tmp_path: Path, open_store: Callable[[], SqliteEvents | RedisEvents]
+) -> None:
+    """It wrote notes alone, without their order."""
+    store = open_store()
+    old, new = [note("zebra"), note("ant", deleted=True)], note("monkey")
+    await store.write_notes(old)
+    await store.close()
+    if isinstance(store, SqliteEvents):
+        with closing(sqlite3.connect(tmp_path / HISTORIES_FILE)) as connection:
+            connection.execute("DROP TABLE noted")
+    else:
+        with Redis.from_url(request.getfixturevalue("server").url) as client:
+            client.delete("clozerec:{catalogue}:noted")
+    store = open_store()
+    await store.write_notes([new])
+    assert list((await store.notes_since(0))[1]) == [*old, new]
     await store.close()
 
 
