@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,27 +19,7 @@ from clozerec_core.errors import StorageFull, UsageError
 from clozerec_gateway.events import Event, EventStore, HistoryStoreGone, LiveHistory
 from clozerec_gateway.redis_events import RedisEvents
 from clozerec_gateway.sqlite_events import HISTORIES_FILE, SqliteEvents
-
-MAX_EVENTS = 5
-
-Open = Callable[[], EventStore]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as started:
-        yield started
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    """Opens the same store again and again."""
-    if request.param == "sqlite":
-        return lambda: SqliteEvents(tmp_path, MAX_EVENTS)
-    url = request.getfixturevalue("server").url
-    with Redis.from_url(url) as client:
-        client.flushall()
-    return lambda: RedisEvents(url, MAX_EVENTS, timeout_s=5)
+from unit.gateway.conftest import MAX_EVENTS, Open
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from redis import Redis
-from redis_server import RedisServer, redis_server
+from redis_server import RedisServer
 
 from clozerec_core.bundle import Bundle
 from clozerec_core.predicate import EVERYTHING
@@ -20,29 +20,10 @@ from clozerec_gateway.kept_catalogue import KeptCatalogue
 from clozerec_gateway.notes import Note, NoteStore
 from clozerec_gateway.redis_events import RedisEvents
 from clozerec_gateway.sqlite_events import HISTORIES_FILE, SqliteEvents
+from unit.gateway.conftest import MAX_EVENTS, Open
 
-MAX_EVENTS = 5
 late_us = itertools.count(2**52, 1_000).__next__
 """Times after any bundle was made, each later than the one before."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as started:
-        with Redis.from_url(started.url) as client:
-            client.flushall()
-        yield started
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], SqliteEvents | RedisEvents]:
-    """Opens the same store again and again."""
-    if request.param == "sqlite":
-        return lambda: SqliteEvents(tmp_path, MAX_EVENTS)
-    url = request.getfixturevalue("server").url
-    with Redis.from_url(url) as client:
-        client.flushall()
-    return lambda: RedisEvents(url, MAX_EVENTS, timeout_s=5)
 
 
 @pytest.fixture
@@ -75,7 +56,7 @@ def bytes_sent(server: RedisServer) -> int:
 
 
 async def test_notes_come_in_the_order_in_which_their_items_first_did(
-    open_store: Callable[[], SqliteEvents | RedisEvents],
+    open_store: Open,
 ) -> None:
     store = open_store()
     first, second = [note("z"), note("k"), note("m")], [note("a"), note("z", deleted=True)]
@@ -93,7 +74,7 @@ async def test_notes_come_in_the_order_in_which_their_items_first_did(
 
 
 async def test_notes_of_an_older_release_are_read(
-    request: pytest.FixtureRequest, tmp_path: Path, open_store: Callable[[], SqliteEvents | RedisEvents]
+    request: pytest.FixtureRequest, tmp_path: Path, open_store: Open
 ) -> None:
     """It wrote notes alone, without their order."""
     store = open_store()
