@@ -26,6 +26,10 @@ Baseline = Literal["popularity", "recent_popularity", "item_knn", "content_knn",
 Boundary = Annotated[float, Field(gt=0, lt=1)] | str
 
 
+PATHS = ("interactions", "items", "start_from")
+"""Keys whose values are paths, relative to the payload's file."""
+
+
 class Payload(BaseModel):
     """What to train on, and how. Unknown keys are refused."""
 
@@ -212,7 +216,7 @@ class Payload(BaseModel):
                 raise ValueError(f'the separator of "{column}" is empty; give the text between members, such as "|"')
         return columns
 
-    @field_validator("interactions", "items", "start_from")
+    @field_validator(*PATHS)
     @classmethod
     def _paths_start_at_the_payload(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         base: Path | None = (info.context or {}).get("base_dir")

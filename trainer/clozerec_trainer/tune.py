@@ -23,7 +23,7 @@ from clozerec_trainer.data import Dataset, read_dataset
 from clozerec_trainer.experiment import train_on_split
 from clozerec_trainer.item_features import DEFAULT_CACHE_DIR, Content
 from clozerec_trainer.metrics import SELECTED_BY, Metrics
-from clozerec_trainer.payload import Payload, parse_payload
+from clozerec_trainer.payload import PATHS, Payload, parse_payload
 from clozerec_trainer.progress import Reporter, SilentReporter
 from clozerec_trainer.splits import split_log
 
@@ -90,6 +90,8 @@ def tune(
         raise UsageError(f"no trial came to a figure within {minutes:g} minutes; allow more, or lower training_epochs")
     path = output_dir / "tuned.yaml"
     document = payload.model_dump(mode="json", exclude_defaults=True) | study.best_params
+    for key in document.keys() & PATHS:
+        document[key] = str(Path(document[key]).absolute())  # the outcome lies elsewhere than the payload
     path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), "utf-8")
     return Tuned(study.best_params, study.best_value, _num_finished(study), path)
 

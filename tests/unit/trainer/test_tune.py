@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,16 @@ def test_the_search_begins_with_the_payload_goes_on_where_it_stood_and_ends_in_a
     listener = Listener()
     assert tune(payload, tmp_path / "out", 3, 10, listener).keys == tuned.keys
     assert listener.named("trial_begins") == []
+
+
+def test_the_outcome_finds_the_data_wherever_it_lies(
+    quick_keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {key: Path(shutil.copy(quick_keys[key], tmp_path)).name for key in ("interactions", "items")}
+    payload = parse_payload({**quick_keys, **names, "validate_every": 1}, Path())
+    best = load_payload(tune(payload, Path("out"), 1, 10, SilentReporter()).path)
+    assert (best.interactions, best.items) == (tmp_path / names["interactions"], tmp_path / names["items"])
 
 
 def test_a_hopeless_trial_is_pruned_before_its_last_epoch(
