@@ -16,7 +16,7 @@ import grpc
 
 from clozerec_core.access import AUTHORIZATION_KEY, parse_inner_tokens
 from clozerec_core.live_file import LiveFiles
-from clozerec_core.rpc_client import open_channel
+from clozerec_core.rpc_client import open_channel, whole
 from clozerec_core.tls import channel_credentials
 
 Metadata = Sequence[tuple[str, str]]
@@ -63,7 +63,7 @@ class RemoteStub:
                 self._reconnect(self._credentials.current())
             if self._tokens is not None:
                 metadata = (*metadata, (AUTHORIZATION_KEY, f"Bearer {self._tokens.current()[0]}"))
-            return await getattr(self._stub, method)(request, timeout=timeout, metadata=metadata)
+            return await whole(getattr(self._stub, method)(request, timeout=timeout, metadata=metadata))
 
         setattr(self, method, call)
         return call
