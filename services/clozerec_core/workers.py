@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from clozerec_core import metrics
@@ -17,6 +18,10 @@ T = TypeVar("T")
 
 MAX_WAITING = 256
 """Pieces of work that may wait for a thread; beyond it a caller hears at once that it is too much."""
+
+
+class _CallerGone(Exception):
+    """Nobody waits for the work any more, nor hears of this."""
 
 
 class Workers:
@@ -33,6 +38,7 @@ class Workers:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix=name, initializer=on_start)
         self._max_pending = num_threads + max_waiting
         self._num_pending = 0
+        self._count = threading.Lock()
         self._pending = metrics.PENDING_WORK.labels(name)
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -45,22 +51,30 @@ class Workers:
         if self._num_pending >= self._max_pending:
             raise Overloaded(f"the {self._name} has {self._num_pending} requests waiting; try again")
 
-        def unless_expired() -> T:
+        is_wanted = True
+
+        def unless_in_vain() -> T:
             # Work queued behind others may find that its caller has given up.
+            if not is_wanted:
+                raise _CallerGone
             check_time_left()
             return work()
 
-        self._num_pending += 1
+        with self._count:
+            self._num_pending += 1
         self._pending.inc()
-        future = asyncio.get_running_loop().run_in_executor(
-            self._threads, contextvars.copy_context().run, unless_expired
-        )
-        # Also when the caller is gone: what was still queued is then dropped.
-        future.add_done_callback(self._done)
-        return await future
+        done = self._threads.submit(contextvars.copy_context().run, unless_in_vain)
+        # Not before a thread has come to it: as long as one hangs, what nobody wants any more still takes room.
+        done.add_done_callback(self._done)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(done))
+        except asyncio.CancelledError:
+            is_wanted = False
+            raise
 
-    def _done(self, _: asyncio.Future[T]) -> None:
-        self._num_pending -= 1
+    def _done(self, _: Future[T]) -> None:
+        with self._count:
+            self._num_pending -= 1
         self._pending.dec()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from clozerec_core import metrics
 from clozerec_core.errors import DeadlineExceeded, Overloaded
 from clozerec_core.request_context import current_request, handling
 from clozerec_core.workers import Workers
@@ -36,6 +37,23 @@ async def test_queued_work_whose_caller_is_gone_is_dropped() -> None:
     await workers.run(lambda: done.append("last"))
     assert done == ["last"]
     workers.close()
+
+
+async def test_what_nobody_wants_any_more_takes_room_until_a_thread_comes_to_it() -> None:
+    """A thread that hangs in the disk would else collect the work of every caller that gave up."""
+    workers, gate = Workers("test", num_threads=1, max_waiting=2), threading.Event()
+    running = asyncio.create_task(workers.run(gate.wait))
+    given_up = [asyncio.create_task(workers.run(lambda: None)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for each in given_up:
+        each.cancel()
+    await asyncio.gather(*given_up, return_exceptions=True)
+    with pytest.raises(Overloaded):
+        await workers.run(lambda: None)
+    gate.set()
+    await running
+    workers.close()
+    assert metrics.PENDING_WORK.labels("test")._value.get() == 0
 
 
 async def test_work_past_its_deadline_is_not_begun() -> None:
