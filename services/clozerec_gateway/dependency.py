@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import Message
 
 from clozerec_core import metrics
-from clozerec_core.errors import BundleMismatch, ClozerecError, NotReady, SharedLogGone
+from clozerec_core.errors import BadJournal, BundleMismatch, ClozerecError, NotReady, SharedLogGone
 from clozerec_core.request_context import check_time_left, current_request
 from clozerec_core.rpc_errors import from_rpc_error, relayed
 from clozerec_core.telemetry import get_logger
@@ -91,30 +91,33 @@ class Dependency:
                 response = await _from_a_replica(method, request, stage_s, context.outgoing_metadata())
         except grpc.aio.AioRpcError as error:
             log.debug("call_failed", dependency=self.name, code=error.code().name, details=error.details())
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise self._too_slow() from error
-            raise self._meaning(from_rpc_error(error, f"the {self.name}")) from error
+            raise self._meaning(from_rpc_error(error, f"the {self.name}"), stage_s) from error
         except TimeoutError as error:
-            raise self._too_slow() from error
+            raise self._too_slow(stage_s) from error
         except ClozerecError as error:
-            raise self._meaning(relayed(error, f"the {self.name}")) from error
+            raise self._meaning(relayed(error, f"the {self.name}"), stage_s) from error
         self._answered()
         return response
 
-    def _too_slow(self) -> ClozerecError:
-        self._fail("slow")
+    def _too_slow(self, stage_s: float) -> ClozerecError:
+        """The error after a call that had so many seconds: few say more of its caller's haste than of the service."""
+        if stage_s >= QUIET_SHARE * self._timeout_s:
+            self._fail("slow")
+        else:
+            self._failures["slow"].inc()
         check_time_left()
         return DependencyGone(self.name)
 
-    def _meaning(self, error: ClozerecError) -> ClozerecError:
+    def _meaning(self, error: ClozerecError, stage_s: float) -> ClozerecError:
         """The error for whoever asked, after counting it."""
         if error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return self._too_slow()
-        if error.status is grpc.StatusCode.UNAVAILABLE and error.reason != SharedLogGone.reason:
+            return self._too_slow(stage_s)
+        cannot_write = error.reason in (SharedLogGone.reason, BadJournal.reason)
+        if error.status is grpc.StatusCode.UNAVAILABLE and not cannot_write:
             self._fail("gone")
             return DependencyGone(self.name)
         self._answered()
-        if error.reason == BundleMismatch.reason:  # in the words of our own parts
+        if error.reason in (BundleMismatch.reason, BadJournal.reason):  # in the words of our own parts
             self._failures["refused"].inc()
             return DependencyGone(self.name)
         if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED or error.reason == SharedLogGone.reason:

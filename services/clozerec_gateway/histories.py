@@ -27,6 +27,10 @@ US_PER_S = 1_000_000
 STAGE_SHARE = 0.25
 """Of the time that a request has left, for its person's history."""
 
+TELLING_SHARE = 0.25
+"""Of the store's usual time, from which on an answer that does not come says something of the store: in less, more of
+its caller's haste."""
+
 CACHED_EVENTS = 1_000_000
 """Of people who were read lately, in each of two caches; about 80 bytes each."""
 
@@ -112,9 +116,13 @@ class Histories:
         try:
             async with asyncio.timeout(stage_s):
                 history = await self._live.history(user_id)
-        except (TimeoutError, HistoryStoreGone):
-            self._circuit.failed()
+        except TimeoutError:
+            if stage_s >= TELLING_SHARE * self._timeout_s:
+                self._circuit.failed()
             raise HistoryStoreGone from None
+        except HistoryStoreGone:
+            self._circuit.failed()
+            raise
         self._circuit.succeeded()
         return history
 

@@ -179,8 +179,12 @@ class Journal:
         self.followed = log_id, position
 
     def get(self, item_ids: Sequence[str]) -> dict[str, ItemRecord]:
-        """The records of those of the ids that the journal has. Safe beside the writing thread."""
-        with self._reading() as connection:
+        """The records of those of the ids that the journal has. Safe beside the writing thread.
+
+        Raises:
+            BadJournal: the disk failed.
+        """
+        with self._faults(), self._reading() as connection:
             return {row[1]: from_row(row, self._schemas) for row in _select(connection, list(item_ids))}
 
     def snapshot(self, directory: Path) -> Path:
