@@ -17,7 +17,7 @@ from clozerec_core import metrics
 from clozerec_core.access import Gate
 from clozerec_core.admission import Admission
 from clozerec_core.bundle import Bundle
-from clozerec_core.bundle_watch import BundleWatch, WatchSettings
+from clozerec_core.bundle_watch import BundleWatch, Together, WatchSettings
 from clozerec_core.bundle_watch import Part as FollowingPart
 from clozerec_core.garbage import settle
 from clozerec_core.metrics_endpoint import metrics_endpoint
@@ -175,25 +175,6 @@ async def all_in_one(bundle: Bundle, settings: AllSettings) -> AsyncIterator[Gat
         retriever.close()
 
 
-class _Together:
-    """Parts of one process that follow the link in step."""
-
-    def __init__(self, *parts: FollowingPart) -> None:
-        self._parts = parts
-
-    def load(self, bundle: Bundle) -> None:
-        for part in self._parts:
-            part.load(bundle)
-
-    def make_current(self, bundle_id: str) -> None:
-        for part in self._parts:
-            part.make_current(bundle_id)
-
-    def release(self, bundle_id: str) -> None:
-        for part in reversed(self._parts):
-            part.release(bundle_id)
-
-
 @asynccontextmanager
 async def _gateway(
     bundle: Bundle,
@@ -224,7 +205,7 @@ async def _gateway(
         try:
             ports = GatewayPorts(http=await front.start(), grpc=await server.start())
             await server.ready(ports.grpc)
-            async with _following(part, _Together(*(inner or ()), bundles), bundle, settings):
+            async with _following(part, Together(*(inner or ()), bundles), bundle, settings):
                 front.ready(ports.http)
                 yield ports
         finally:

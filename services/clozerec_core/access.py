@@ -171,18 +171,10 @@ class Gate:
         needed = ROLE_OF_METHOD.get(name, Role.ADMIN)
         if identity.role < needed:
             raise PermissionDenied(f'{name} needs the role "{needed.name.lower()}"')
-        self.spend(identity)
-        return identity
-
-    def spend(self, identity: Identity) -> None:
-        """Take one call off what an identity may make now; `admit` did for the call that it let in.
-
-        Raises:
-            RateLimited: nothing is left.
-        """
         rate_per_s = identity.rate_per_s or self._rate_per_s
         if rate_per_s is not None:
             self._spend(identity.name, rate_per_s)
+        return identity
 
     def _identify(self, authorization: str) -> Identity:
         if not authorization.lower().startswith(_SCHEME):

@@ -11,6 +11,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -61,6 +62,28 @@ class Part(Protocol):
     def release(self, bundle_id: str) -> None:
         """Forget a loaded bundle that is not the current one."""
         ...
+
+
+class Together:
+    """Parts of one process that follow the link in step, or not at all."""
+
+    def __init__(self, *parts: Part) -> None:
+        self._parts = parts
+
+    def load(self, bundle: Bundle) -> None:
+        with ExitStack() as unless_all_have_it:
+            for part in self._parts:
+                part.load(bundle)
+                unless_all_have_it.callback(part.release, bundle.bundle_id)
+            unless_all_have_it.pop_all()
+
+    def make_current(self, bundle_id: str) -> None:
+        for part in self._parts:
+            part.make_current(bundle_id)
+
+    def release(self, bundle_id: str) -> None:
+        for part in reversed(self._parts):
+            part.release(bundle_id)
 
 
 class BundleWatch:

@@ -91,8 +91,9 @@ def _stream(
         with handling(metadata, context.time_remaining(), method):
             caller: Identity | None = None
             try:
-                caller = gate.admit(method, metadata, _peer_names(context, gate))
-                _fare.set(_Fare(gate, caller))
+                names = _peer_names(context, gate)
+                caller = gate.admit(method, metadata, names)
+                _fare.set(_Fare(lambda: gate.admit(method, metadata, names)))
                 async with aclosing(inner(_all_decoded(raws, decode), context)) as responses:
                     async for response in responses:
                         yield response
@@ -111,21 +112,21 @@ def _stream(
 class _Fare:
     """What the messages of one stream cost its caller: each counts as a call."""
 
-    def __init__(self, gate: Gate, caller: Identity) -> None:
-        self._gate = gate
-        self._caller = caller
+    def __init__(self, admit: Callable[[], object]) -> None:
+        self._admit = admit
         self._is_first = True
 
     def __call__(self) -> None:
         """
         Raises:
             RateLimited: the caller has used up its rate.
+            Unauthenticated, PermissionDenied: its token is good no more.
         """
         if self._is_first:
             # Paid when the stream was let in.
             self._is_first = False
         else:
-            self._gate.spend(self._caller)
+            self._admit()
 
 
 def _no_fare() -> None:
@@ -137,8 +138,8 @@ _fare: ContextVar[Callable[[], None]] = ContextVar("fare", default=_no_fare)
 
 
 def fare() -> Callable[[], None]:
-    """What a streaming method calls for each message before it works on it; raises RateLimited above the caller's rate,
-    which is that message's error and not the stream's.
+    """What a streaming method calls for each message before it works on it; it raises where the caller would be refused
+    by now, as at a call of its own. That is the message's error and not the stream's.
     """
     return _fare.get()
 

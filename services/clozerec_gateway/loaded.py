@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from clozerec_core.bundle import Bundle
@@ -38,6 +41,8 @@ class LoadedBundles:
         """Another one became the current one."""
         self._factory = factory
         self._loop = loop
+        self._num_users: Counter[Pipeline] = Counter()
+        """Of each pipeline that requests are answered from."""
 
     @property
     def current(self) -> Pipeline:
@@ -67,11 +72,25 @@ class LoadedBundles:
         except BundleMismatch:
             raise StalePage("the bundle of this page is not loaded any more; ask for the first page again") from None
 
+    @contextmanager
+    def using(self, *pipelines: Pipeline) -> Iterator[None]:
+        """These stay open meanwhile, released or not."""
+        self._num_users.update(pipelines)
+        try:
+            yield
+        finally:
+            self._num_users.subtract(pipelines)
+            for pipeline in pipelines:
+                self._close_unused(pipeline)
+
     def load(self, bundle: Bundle) -> None:
         """Make a pipeline beside the current one, and wait for the other services to have the bundle; blocking."""
-        pipeline = self._factory.pipeline(bundle)
-        asyncio.run_coroutine_threadsafe(self._prepare(pipeline), self._loop).result()
-        self.pipelines = (*self.pipelines, pipeline)
+        with ExitStack() as unless_loaded:
+            pipeline = self._factory.pipeline(bundle)
+            unless_loaded.callback(pipeline.close)
+            asyncio.run_coroutine_threadsafe(self._prepare(pipeline), self._loop).result()
+            self.pipelines = (*self.pipelines, pipeline)
+            unless_loaded.pop_all()
 
     def make_current(self, bundle_id: str) -> None:
         """Let requests that name no bundle mean this one."""
@@ -80,15 +99,22 @@ class LoadedBundles:
         self.switched.set()
 
     def release(self, bundle_id: str) -> None:
-        """Forget a bundle that is not the current one."""
+        """Forget a bundle that is not the current one; requests that are answered from it end first."""
         gone = self.get(bundle_id)
         self.pipelines = tuple(each for each in self.pipelines if each is not gone)
-        gone.close()
+        self._close_unused(gone)
 
     def close(self) -> None:
         """Let go of all of them."""
         for pipeline in self.pipelines:
             pipeline.close()
+
+    def _close_unused(self, pipeline: Pipeline) -> None:
+        """Close a released one once nobody uses it, on a thread: its own may have work under way."""
+        if not self._num_users[pipeline]:
+            del self._num_users[pipeline]
+            if pipeline not in self.pipelines:
+                threading.Thread(target=pipeline.close, name="release").start()
 
     async def _prepare(self, pipeline: Pipeline) -> None:
         await self._factory.read_notes(pipeline)

@@ -81,7 +81,8 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> AsyncGenerator[recommender_pb2.RecommendResult, None]:
         """An answer or its error for each request of a stream, each with a time of its own, in their order.
 
-        Each costs its caller as much as a call; what is above the caller's rate has that as its error.
+        Each costs its caller as much as a call, and is refused as a call would be: above the caller's rate, or once its
+        token is good no more.
         """
         stream, pay = current_request(), fare()
 
@@ -131,8 +132,10 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     async def DeleteUser(
         self, request: recommender_pb2.DeleteUserRequest, context: Any
     ) -> recommender_pb2.DeleteUserResponse:
-        histories = [(each.manifest.bundle_id, each.histories) for each in self._bundles.pipelines]
-        return farewell_to_wire(await self._recorder.forget(request.user_id, histories))
+        pipelines = self._bundles.pipelines
+        histories = [(each.manifest.bundle_id, each.histories) for each in pipelines]
+        with self._bundles.using(*pipelines):
+            return farewell_to_wire(await self._recorder.forget(request.user_id, histories))
 
     async def GetServiceInfo(
         self, request: recommender_pb2.GetServiceInfoRequest, context: Any
@@ -150,5 +153,6 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         filters = self._filters.get(pipeline)
         if filters is None:
             filters = self._filters[pipeline] = FilterReader(pipeline.manifest.schema_)
-        answer = await pipeline.recommend(query_from_wire(request, filters), page)
+        with self._bundles.using(pipeline):
+            answer = await pipeline.recommend(query_from_wire(request, filters), page)
         return recommendation_to_wire(answer), answer.text_truncated

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,12 +17,18 @@ from clozerec.v1 import recommender_pb2
 from clozerec_cli.serving import all_in_one, encoder_server, gateway_server, retriever_server
 from clozerec_cli.settings import AllSettings
 from clozerec_core.bundle import MANIFEST, Bundle, point_current, publish, writing_directory
+from clozerec_core.rpc_client import LocalStub
+from clozerec_encoder.bundles import LoadedBundles as LoadedEncoders
+from clozerec_encoder.servicer import EncoderServicer
 from clozerec_encoder.settings import EncoderSettings
+from clozerec_gateway.assembly import assembled
 from clozerec_gateway.settings import GatewaySettings
+from clozerec_retriever.assembly import build
 from clozerec_retriever.settings import RetrieverSettings
 from integration.conftest import TIMEOUT_S, Gateway
 from integration.test_recommend import refused
 
+SHOPPER = "user-3"
 SESSION = {"query_type": "sequential", "session_items": ["a", "b", "c"], "top_k": 2}
 
 
@@ -166,3 +175,25 @@ async def test_a_text_that_no_encoder_can_read_for_this_bundle_is_to_be_asked_ag
         gateway = Gateway(old, f"127.0.0.1:{ports.grpc}", f"http://127.0.0.1:{ports.http}")
         code, reason, _ = await refused(gateway, query_type="item_to_item", item_text="a brass bell")
         assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+
+
+async def test_a_released_bundle_stays_open_for_requests_under_way(toy_bundle: Bundle, tmp_path: Path) -> None:
+    second = copied(toy_bundle, tmp_path / "bundles", "second")
+    common = {"bundle": toy_bundle.path, "grpc_port": 0}
+    encoder = EncoderServicer(LoadedEncoders(toy_bundle, EncoderSettings(**common)))
+    retriever = build(toy_bundle, RetrieverSettings(**common, state_dir=tmp_path))
+    settings = GatewaySettings(**common, http_port=0, state_dir=tmp_path)
+    stubs: Any = LocalStub(encoder), LocalStub(retriever)
+    async with assembled(toy_bundle, settings, *stubs) as (_, bundles):
+        for part in (encoder, retriever, bundles):
+            await asyncio.to_thread(part.load, second)
+            part.make_current("second")
+        first = bundles.get(toy_bundle.bundle_id)
+        with bundles.using(first), bundles.using(first):
+            bundles.release(toy_bundle.bundle_id)
+            assert await first.histories.is_in_bundle(SHOPPER)
+        await asyncio.to_thread(lambda: [each.join() for each in threading.enumerate() if each.name == "release"])
+        with pytest.raises(RuntimeError):
+            await first.histories.is_in_bundle("user-4")
+    encoder.close()
+    retriever.close()

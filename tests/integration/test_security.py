@@ -223,6 +223,29 @@ async def test_each_message_of_a_stream_counts_as_a_call_and_is_refused_alone(
         assert 90 < retry.retry_delay.ToTimedelta().total_seconds() <= 100
 
 
+async def test_a_token_that_is_taken_back_is_refused_in_streams_that_are_open(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    (old, old_entry), (_, new_entry) = new_token("old", "read"), new_token("new", "read")
+    path = tmp_path / "tokens.json"
+    write_tokens(path, old_entry)
+    async with (
+        secured(toy_bundle, {}, {"tokens_path": path}) as (ports, _),
+        grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel,
+    ):
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        call = stub.RecommendStream(timeout=TIMEOUT_S, metadata=(("authorization", f"Bearer {old}"),))
+        results = []
+        for _ in range(3):
+            await call.write(QUESTION)
+            results.append(await call.read())
+            write_tokens(path, new_entry)
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+    assert results[0].response.items[0].item_id == "d"
+    assert {each.status.code for each in results[1:]} == {grpc.StatusCode.UNAUTHENTICATED.value[0]}
+
+
 async def test_a_token_that_is_no_text_is_an_unknown_token_over_http(toy_bundle: Bundle, tmp_path: Path) -> None:
     write_tokens(tmp_path / "tokens.json", new_token("web", "read")[1])
     with capture_logs() as said:

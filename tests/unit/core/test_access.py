@@ -83,16 +83,6 @@ def test_an_entrys_own_rate_counts_before_the_common_one(tmp_path: Path) -> None
         gate.admit(RECOMMEND, {"authorization": f"Bearer {token}"})
 
 
-def test_what_is_spent_later_counts_with_what_was_admitted() -> None:
-    gate = Gate(rate_per_s=2)
-    caller = gate.admit(RECOMMEND, {})
-    gate.spend(caller)
-    with pytest.raises(RateLimited):
-        gate.spend(caller)
-    with pytest.raises(RateLimited):
-        gate.admit(RECOMMEND, {})
-
-
 @pytest.mark.parametrize(
     ("raw", "hint"),
     [

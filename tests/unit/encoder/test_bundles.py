@@ -13,7 +13,8 @@ from bundle_factory import random_vectors
 from encoder_bundle import random_network, torch_intent, write_encoder_bundle
 
 from clozerec_core.bundle import Bundle
-from clozerec_core.errors import BundleMismatch
+from clozerec_core.bundle_watch import Together
+from clozerec_core.errors import BadBundle, BundleMismatch
 from clozerec_encoder.bundles import LoadedBundles
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_encoder.tokens import TokenSequence
@@ -45,6 +46,28 @@ async def ask(bundles: LoadedBundles, bundle_id: str) -> tuple[str, np.ndarray]:
         (encoded,) = await encoder.encode(encoder.read([TokenSequence(SESSION)]), "")
         assert encoded.intent is not None
         return encoder.bundle_id, encoded.intent
+
+
+class Refusing:
+    """A part that cannot load any other bundle than the one it has."""
+
+    def load(self, bundle: Bundle) -> None:
+        raise BadBundle(f"{bundle.bundle_id} is not for me")
+
+    def make_current(self, bundle_id: str) -> None:
+        raise AssertionError("it has no other")
+
+    release = make_current
+
+
+def test_parts_of_one_process_load_a_bundle_together_or_not_at_all(
+    loaded: LoadedBundles, made: dict[str, Bundle]
+) -> None:
+    with pytest.raises(BadBundle):
+        Together(loaded, Refusing()).load(made["second"])
+    assert loaded.bundle_ids == ["first"]
+    Together(loaded).load(made["second"])
+    assert loaded.bundle_ids == ["second", "first"]
 
 
 async def test_a_call_is_answered_by_the_bundle_it_names(loaded: LoadedBundles, made: dict[str, Bundle]) -> None:
