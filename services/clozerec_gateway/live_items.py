@@ -6,9 +6,13 @@ what a batch means: each item has an outcome of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 from cachetools import TTLCache
@@ -83,7 +87,8 @@ class DayZeroItems:
             # Of the columns none is needed, but an empty list would mean all of them; the content weighs more anyway.
             for stored in await self._retriever.get_items(some, include_content=True, share=LOOKUP_SHARE):
                 if stored.known:
-                    found[stored.item_id] = ContentItem(stored.item_id, list(stored.content), stored.display_name)
+                    content = array("f", stored.content)  # of Python's floats they would take 240 MB
+                    found[stored.item_id] = ContentItem(stored.item_id, content, stored.display_name)
                     self._cache[stored.item_id] = found[stored.item_id]
         return found
 
@@ -111,6 +116,8 @@ class LiveItems:
         self._day_zero = day_zero
         self._kept = kept
         self._notes = notes
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Of items that are being changed."""
 
     async def upsert(
         self, items: Sequence[ItemInput], update_mask: Sequence[str] | None
@@ -146,13 +153,14 @@ class LiveItems:
         check_item_ids(item_ids)
         # The retriever first: were it gone, a note would make unknown what is still recommended. A deletion is
         # acknowledged once it is noted, too, so no answer without the retriever brings back what a caller saw deleted.
-        try:
-            outcomes = await self._retriever.delete(item_ids, LONGEST_CALL_S)
-        finally:
-            self._day_zero.forget(item_ids)
-        done = [outcome.item_id for outcome in outcomes if outcome.code is grpc.StatusCode.OK]
-        await self._note([Note(item_id, deleted=True, changed_us=now_us()) for item_id in done])
-        return outcomes
+        async with self._turn(item_ids):
+            try:
+                outcomes = await self._retriever.delete(item_ids, LONGEST_CALL_S)
+            finally:
+                self._day_zero.forget(item_ids)
+            done = [outcome.item_id for outcome in outcomes if outcome.code is grpc.StatusCode.OK]
+            await self._note([Note(item_id, deleted=True, changed_us=now_us()) for item_id in done])
+            return outcomes
 
     async def get(self, item_ids: Sequence[str], metadata_fields: Sequence[str]) -> list[StoredItem]:
         """What is known of each id, in their order.
@@ -205,10 +213,21 @@ class LiveItems:
         ]
         valid = [item for item, outcome in zip(items, outcomes, strict=True) if outcome is None]
         try:
-            stored = iter(await self._store(valid, update_mask) if valid else ())
+            async with self._turn(item.item_id for item in valid):
+                stored = iter(await self._store(valid, update_mask) if valid else ())
         except ClozerecError as error:
             return [outcome or error for outcome in outcomes]
         return [outcome or next(stored) for outcome in outcomes]
+
+    @asynccontextmanager
+    async def _turn(self, item_ids: Iterable[str]) -> AsyncIterator[None]:
+        """Change items when nobody else does here, so that notes come in the retriever's order: a deletion that is
+        noted after a later upsert would make unknown what is recommended.
+        """
+        async with AsyncExitStack() as stack:
+            for item_id in sorted(set(item_ids)):  # in one order, or two calls might wait for each other
+                await stack.enter_async_context(self._turns.setdefault(item_id, asyncio.Lock()))
+            yield
 
     async def _store(self, items: Sequence[ItemInput], update_mask: Sequence[str] | None) -> list[ItemOutcome]:
         changes = await self._with_content(items, update_mask)

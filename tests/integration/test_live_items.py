@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -9,6 +11,10 @@ import pytest
 import toy_world
 
 from clozerec_core.bundle import Bundle
+from clozerec_gateway import assembly
+from clozerec_gateway.notes import Note
+from clozerec_gateway.settings import GatewaySettings
+from clozerec_gateway.sqlite_events import SqliteEvents
 from integration.conftest import Gateway, running
 
 KETTLE = {"title": "steel tea kettle", "brand": "Acme", "in_stock": True, "year": 2026, "price": 30.0,
@@ -122,6 +128,46 @@ async def test_a_deleted_item_is_gone_until_it_is_added_again(text_gateway: Gate
     assert list(answer.unknown_item_ids) == ["kettle"]
     await upsert(gateway, {"item_id": "e", "metadata": {"title": toy_world.TITLES[4]}})
     assert "e" in await gateway.ids(query_type="item_to_item", item_id="a", **everything)
+
+
+class HeldNotes(SqliteEvents):
+    """Writes the note of an item that is there only when it may."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        super().__init__(settings.state_beside(settings.bundle), settings.max_live_events)
+        self.reached, self.may_go = asyncio.Event(), asyncio.Event()
+
+    async def write_notes(self, notes: Sequence[Note]) -> int:
+        if not notes[0].deleted:
+            self.reached.set()
+            await self.may_go.wait()
+        return await super().write_notes(notes)
+
+
+async def test_who_deletes_an_item_that_is_being_added_has_the_last_word(
+    toy_bundle: Bundle, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[HeldNotes] = []
+
+    def open_held(settings: GatewaySettings) -> HeldNotes:
+        opened.append(HeldNotes(settings))
+        return opened[0]
+
+    monkeypatch.setattr(assembly, "open_store", open_held)
+    async with running(toy_bundle, "all in one", state_dir=tmp_path) as gateway:
+        (store,) = opened
+        adding = asyncio.create_task(upsert(gateway, {"item_id": "kettle", "metadata": {"brand": "Acme"}}))
+        await store.reached.wait()
+        deleting = asyncio.create_task(delete(gateway, "kettle"))
+        await asyncio.wait({deleting}, timeout=0.5)  # it waits for its turn, and else would be done by then
+        store.may_go.set()
+        assert await adding == [OK]
+        await deleting
+        assert await stored(gateway, "kettle") is None
+        status, _, _ = await gateway.post("/v1/recommend", {"query_type": "item_to_item", "item_id": "kettle"})
+        assert status == 404
+        _, notes = await store.notes_since(0)
+        assert [(note.item_id, note.deleted) for note in notes] == [("kettle", True)]
 
 
 async def test_each_item_has_its_own_status(text_gateway: Gateway) -> None:
