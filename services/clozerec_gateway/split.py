@@ -64,7 +64,9 @@ class Split:
         """
         self._file = LiveFiles([path], parse_split)
         self._access = access
-        self._side: _OtherSide | None = None
+        self._side = _OtherSide(self._file.current().target, access)
+        self._refused = ""
+        """The target that cannot be spoken to."""
 
     async def ask(
         self, request: recommender_pb2.RecommendRequest, token: str | None
@@ -78,14 +80,10 @@ class Split:
         split = self._file.current()
         if not request.user_id or request.bundle_id or not is_drawn(request.user_id, split):
             return None
-        side, replaced = self._side, None
-        if side is None or side.target != split.target:
-            # Put in its place before anything is awaited: requests beside this one see it.
-            side, replaced = _OtherSide(split.target, self._access), side
-            self._side = side
-        if replaced is not None:
-            await replaced.retire()
-        answer, fell_back = await side.ask(request, token)
+        if self._side.target != split.target and not await self._turn_to(split.target):
+            metrics.GATEWAY_SPLIT_REQUESTS.labels("fell_back").inc()
+            return None
+        answer, fell_back = await self._side.ask(request, token)
         if answer is not None:
             metrics.GATEWAY_SPLIT_REQUESTS.labels("answered").inc()
         elif fell_back:
@@ -94,8 +92,21 @@ class Split:
 
     async def close(self) -> None:
         """Close the channel."""
-        if self._side is not None:
-            await self._side.close()
+        await self._side.close()
+
+    async def _turn_to(self, target: str) -> bool:
+        """Ask another gateway from now on; whether there is a way to it."""
+        try:
+            side = _OtherSide(target, self._access)
+        except UsageError as error:
+            if target != self._refused:
+                log.warning("split_refused", target=target, message=error.message)
+            self._refused = target
+            return False
+        # Put in its place before anything is awaited: requests beside this one see it.
+        self._side, replaced, self._refused = side, self._side, ""
+        await replaced.retire()
+        return True
 
 
 class _OtherSide:

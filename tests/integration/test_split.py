@@ -22,7 +22,7 @@ from clozerec_core.bundle import Bundle
 from clozerec_core.errors import UsageError
 from clozerec_gateway.circuit import FAILURES_TO_OPEN
 from clozerec_gateway.quality import QualityWatch
-from clozerec_gateway.split import SplitFile, is_drawn
+from clozerec_gateway.split import SplitFile, is_drawn, open_split
 from integration.conftest import TIMEOUT_S
 from integration.test_gateway_faults import Relay
 
@@ -70,6 +70,18 @@ async def relay_to(target: str) -> AsyncIterator[Relay]:
 def drawn(share: float, salt: str = "") -> set[str]:
     split = SplitFile(target="x", share=share, salt=salt)
     return {user_id for user_id in USERS if is_drawn(user_id, split)}
+
+
+async def test_a_split_that_cannot_speak_to_the_other_side_stops_the_start(tmp_path: Path, toy_bundle: Bundle) -> None:
+    (tmp_path / "split.json").write_text(json.dumps({"target": "127.0.0.1:1", "share": 0.5}))
+    settings = AllSettings(
+        bundle=toy_bundle.path,
+        split_path=tmp_path / "split.json",
+        inner_ca_path=tmp_path / "missing.pem",
+        redis_url="redis://127.0.0.1:1",
+    )
+    with pytest.raises(UsageError, match=r"missing\.pem"):
+        open_split(settings)
 
 
 def test_a_share_draws_its_share_and_growing_it_moves_nobody_back() -> None:
