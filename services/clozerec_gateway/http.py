@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import aiohttp_cors
 import grpc
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from google.protobuf import json_format
 from google.protobuf.message import Message
-from google.rpc import status_pb2
 
 from clozerec.v1 import recommender_pb2
 from clozerec_core import metrics
 from clozerec_core.access import Gate, Identity, audit
 from clozerec_core.admission import Admission
-from clozerec_core.errors import BadRequest, ClozerecError, UsageError
-from clozerec_core.request_context import REQUEST_ID_KEY, handling
+from clozerec_core.errors import BadRequest, ClozerecError, Overloaded, UsageError
+from clozerec_core.request_context import REQUEST_ID_KEY, current_request, handling
 from clozerec_core.rpc import MAX_REQUEST_BYTES
 from clozerec_core.rpc_call import STATUS_CODES, in_time, log_failure
 from clozerec_core.rpc_errors import to_status
@@ -33,34 +30,19 @@ from clozerec_core.telemetry import SERVING, get_logger
 from clozerec_core.tls import http_context
 from clozerec_core.workers import Workers
 from clozerec_gateway import openapi
+from clozerec_gateway.http_errors import HTTP_STATUS, dumped, error_document, framework_errors_as_json
 from clozerec_gateway.json_codec import parse_json, to_json
 from clozerec_gateway.servicer import SERVICE_NAME, TEXT_TRUNCATED_KEY, RecommenderServicer
 from clozerec_gateway.settings import GatewaySettings
 from clozerec_gateway.watched import WatchedServicer
 
-HTTP_STATUS = {
-    grpc.StatusCode.OK: 200,
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.FAILED_PRECONDITION: 400,
-    grpc.StatusCode.OUT_OF_RANGE: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.ABORTED: 409,
-    grpc.StatusCode.ALREADY_EXISTS: 409,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.CANCELLED: 499,
-    grpc.StatusCode.UNKNOWN: 500,
-    grpc.StatusCode.INTERNAL: 500,
-    grpc.StatusCode.DATA_LOSS: 500,
-    grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.UNAVAILABLE: 503,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
-}
-"""As `google.rpc.Code` maps its codes."""
-
 MAX_RECOMMEND_BYTES = 4 * 1024 * 1024
 """The largest valid request has 3 MB: 11,000 ids of 256 bytes, and a filter."""
+
+TIMEOUT_KEY = "grpc-timeout"
+"""The header in which gRPC itself sends a deadline, in its notation; other JSON fronts of gRPC take it, too."""
+
+_SECONDS_OF = {"H": 3_600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 PREFLIGHT_MAX_AGE_S = 600
 
@@ -72,13 +54,6 @@ LARGE_BYTES = 32 * 1024
 
 SHORTEST_GRACE_S = 0.01
 """aiohttp takes 0 for no limit."""
-
-_REFUSED_BY_FRAMEWORK = {
-    404: ("NOT_FOUND", "no such path; the API's paths are listed in docs/api.md"),
-    405: ("UNIMPLEMENTED", "this path takes another method"),
-    413: ("RESOURCE_EXHAUSTED", "the body is too large"),
-}
-"""What never reaches an RPC keeps HTTP's own status."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +92,16 @@ class HttpFront:
         self._ssl_context = http_context(tls) if tls is not None else None
         self._gate = gate
         self._admission = admission
-        self._shed = _dumped(_error_document(admission.status))
+        self._shed = dumped(error_document(admission.status))
         self._servicer = servicer
         self._settings = settings
+        self._num_arriving = 0
+        """Requests whose body is on its way."""
         self._is_ready = False
         self._json_worker = Workers("JSON reader", num_threads=1)
         methods = ("GetServiceInfo", *(route.method for route in ROUTES.values()))
         self._counted = {method: MethodMetrics(JSON, f"/{SERVICE_NAME}/{method}") for method in methods}
-        application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[_framework_errors_as_json])
+        application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[framework_errors_as_json])
         for path, route in ROUTES.items():
             application.router.add_post(path, self._handler(route))
         application.router.add_get("/v1/info", self._info)
@@ -137,7 +114,12 @@ class HttpFront:
             _allow_browsers(application, settings.cors_origins)
         # aiohttp waits twice: for calls to end, and once more after it has told those who still read a body to give up.
         grace_s = max(settings.grace_s / 2, SHORTEST_GRACE_S)
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=grace_s)
+        self._runner = web.AppRunner(
+            application,
+            access_log=None,
+            shutdown_timeout=grace_s,
+            handler_cancellation=True,  # as over gRPC: who hangs up leaves its place to others
+        )
         logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
 
     async def start(self) -> int:
@@ -182,14 +164,42 @@ class HttpFront:
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(http_request: web.Request) -> web.Response:
-            if not self._admission.enter(self._settings.default_timeout_s):
-                return web.Response(body=self._shed, status=429, content_type="application/json", charset="utf-8")
+            if not http_request.content.is_eof():
+                return await self._answer_arriving(http_request, route)
+            timeout_s = _timeout_s(http_request.headers.get(TIMEOUT_KEY), self._settings.default_timeout_s)
+            if not self._admission.enter(timeout_s or self._settings.default_timeout_s):
+                return self._refusal()
             try:
                 return await self._answer(http_request, route.method, lambda: self._read(http_request, route))
             finally:
                 self._admission.leave()
 
         return handle
+
+    async def _answer_arriving(self, http_request: web.Request, route: Route) -> web.Response:
+        """The answer where the body is on its way yet: until it is here it has no place of admission, or a few callers
+        who send slowly would take all of them. So many may be on their way as there are places.
+        """
+        if self._admission.is_full or self._num_arriving >= self._settings.max_in_flight:
+            self._admission.refused("full")
+            return self._refusal()
+        with ExitStack() as place:
+
+            async def arrived() -> Message:
+                self._num_arriving += 1
+                try:
+                    message = await self._read(http_request, route)
+                finally:
+                    self._num_arriving -= 1
+                if not self._admission.enter(current_request().remaining_s() or 0.0):
+                    raise Overloaded(self._admission.message)
+                place.callback(self._admission.leave)
+                return message
+
+            return await self._answer(http_request, route.method, arrived)
+
+    def _refusal(self) -> web.Response:
+        return web.Response(body=self._shed, status=429, content_type="application/json", charset="utf-8")
 
     async def _read(self, http_request: web.Request, route: Route) -> Message:
         try:
@@ -206,8 +216,8 @@ class HttpFront:
 
     async def _write(self, response: Message) -> bytes:
         if response.ByteSize() < LARGE_BYTES:
-            return _dumped(to_json(response))
-        return await self._json_worker.run(lambda: _dumped(to_json(response)))
+            return dumped(to_json(response))
+        return await self._json_worker.run(lambda: dumped(to_json(response)))
 
     async def _info(self, http_request: web.Request) -> web.Response:
         async def nothing() -> Message:
@@ -238,9 +248,10 @@ class HttpFront:
         async def answered() -> bytes:
             return await self._write(await getattr(self._servicer, method)(await read(), context))
 
-        counted = self._counted[method]
+        counted, default_s = self._counted[method], self._settings.default_timeout_s
         headers = {key.lower(): value for key, value in http_request.headers.items()}
-        with handling(headers, self._settings.default_timeout_s, f"{SERVICE_NAME}/{method}") as request:
+        timeout_s = _timeout_s(headers.get(TIMEOUT_KEY), default_s)
+        with handling(headers, timeout_s or default_s, f"{SERVICE_NAME}/{method}") as request:
             context = _HttpContext(headers)
             caller: Identity | None = None
             # What is neither answered nor refused was broken off.
@@ -248,7 +259,9 @@ class HttpFront:
             began = counted.began()
             try:
                 caller = self._gate.admit(method, headers, _peer_names(http_request))
-                body = await in_time(answered(), self._settings.default_timeout_s)
+                if timeout_s is None:
+                    raise BadRequest.of(TIMEOUT_KEY, "expected 1 to 8 digits and one of H, M, S, m, u or n: 500m")
+                body = await in_time(answered(), timeout_s)
                 code = grpc.StatusCode.OK
             except web.HTTPRequestEntityTooLarge:
                 code = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -257,7 +270,7 @@ class HttpFront:
                 refusal = to_status(error, request.request_id)
                 code = STATUS_CODES[refusal.code]
                 log_failure(error, refusal.code, method)
-                body = _dumped(_error_document(refusal))
+                body = dumped(error_document(refusal))
             finally:
                 audit(method, caller, code.name)
                 counted.ended(began, code.name)
@@ -270,6 +283,16 @@ class HttpFront:
             metrics.GATEWAY_HTTP_REQUESTS.labels(method, status).inc()
             metrics.GATEWAY_HTTP_SECONDS.labels(method).observe(time.perf_counter() - began)
             return answer
+
+
+def _timeout_s(given: str | None, default_s: float) -> float | None:
+    """Seconds that a caller gives for the answer; None: that is no time."""
+    if given is None:
+        return default_s
+    number, unit = given[:-1], given[-1:]
+    if not (0 < len(number) <= 8 and number.isascii() and number.isdigit() and unit in _SECONDS_OF):
+        return None
+    return int(number) * _SECONDS_OF[unit]
 
 
 def _peer_names(http_request: web.Request) -> tuple[str, ...]:
@@ -311,34 +334,6 @@ class _HttpContext:
 
     async def send_initial_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
         self.headers.update(metadata)
-
-
-def _dumped(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False).encode()
-
-
-def _error_document(status: status_pb2.Status) -> dict[str, Any]:
-    details = [json_format.MessageToDict(detail, preserving_proto_field_name=True) for detail in status.details]
-    return {"error": {"code": STATUS_CODES[status.code].name, "message": status.message, "details": details}}
-
-
-@web.middleware
-async def _framework_errors_as_json(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as refusal:
-        if refusal.status not in _REFUSED_BY_FRAMEWORK:
-            raise
-        code, message = _REFUSED_BY_FRAMEWORK[refusal.status]
-        allow = {"Allow": refusal.headers["Allow"]} if "Allow" in refusal.headers else {}
-        document = {"error": {"code": code, "message": message, "details": []}}
-        return web.json_response(document, status=refusal.status, headers=allow)
-    except UnicodeEncodeError:
-        # The browser check repeats the origin that it refuses, in UTF-8.
-        document = {"error": {"code": "INVALID_ARGUMENT", "message": "a header is not valid UTF-8", "details": []}}
-        return web.json_response(document, status=400)
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:

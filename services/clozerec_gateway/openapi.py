@@ -19,6 +19,10 @@ from clozerec.v1 import recommender_pb2
 Json = dict[str, Any]
 
 _SERVICE = recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"]
+_HEADERS = {
+    "grpc-timeout": "A deadline, such as 500m: up to 8 digits and one of H, M, S, m (milliseconds), u and n.",
+    "x-request-id": "The request's name in the answer, logs and errors; one is made where none is sent.",
+}
 _ERROR: Json = {
     "type": "object",
     "properties": {
@@ -80,6 +84,10 @@ def _operation(rpc: str, has_body: bool, schemas: Json) -> Json:
     operation: Json = {
         "operationId": rpc,
         "description": _comments().get(method.full_name, ""),
+        "parameters": [
+            {"name": name, "in": "header", "description": description, "schema": {"type": "string"}}
+            for name, description in _HEADERS.items()
+        ],
         "responses": {
             "200": {"description": "The answer.", "content": _as_json(_reference(method.output_type, schemas))},
             "default": {"description": "What went wrong.", "content": _as_json({"$ref": "#/components/schemas/Error"})},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import grpc
@@ -62,6 +63,24 @@ async def test_what_is_too_much_is_refused_and_the_rest_answered_over_json(narro
     refusal = next(document for status, document, _ in answers if status == 429)
     assert refusal["error"]["code"] == "RESOURCE_EXHAUSTED"
     assert (await narrow.post("/v1/recommend", SESSION))[0] == 200
+
+
+async def test_a_body_on_its_way_takes_no_place_from_others(narrow: Gateway) -> None:
+    body = json.dumps(SESSION).encode()
+    head = f"POST /v1/recommend HTTP/1.1\r\nHost: g\r\nContent-Length: {len(body)}\r\n\r\n"
+    port = int(narrow.url.rsplit(":")[-1])
+    slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+    for _, writer in slow:
+        writer.write(head.encode() + body[:5])
+    heads = [asyncio.create_task(reader.readline()) for reader, _ in slow]
+    async with asyncio.timeout(TIMEOUT_S):
+        while sum(each.done() for each in heads) < 3:  # as many as there are places may be on their way
+            assert (await narrow.post("/v1/recommend", json.dumps(SESSION)))[0] == 200
+        for _, writer in slow:
+            writer.write(body[5:])
+        assert sorted([(await each).split()[1] for each in heads]) == [b"200", b"200", b"429", b"429", b"429"]
+    for _, writer in slow:
+        writer.close()
 
 
 async def test_callers_who_give_up_leave_their_slots(narrow: Gateway) -> None:

@@ -7,6 +7,7 @@ SIGSTOP does.
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,9 +30,10 @@ from clozerec_core import metrics
 from clozerec_core.bundle import Bundle
 from clozerec_encoder.settings import EncoderSettings
 from clozerec_gateway.circuit import FAILURES_TO_OPEN
+from clozerec_gateway.servicer import SERVICE_NAME
 from clozerec_gateway.settings import GatewaySettings
 from clozerec_retriever.settings import RetrieverSettings
-from integration.conftest import Gateway
+from integration.conftest import TIMEOUT_S, Gateway
 
 DEADLINE_S = 2.0
 DEGRADED, POPULARITY = recommender_pb2.FALLBACK_DEGRADED, recommender_pb2.FALLBACK_POPULARITY
@@ -330,6 +332,30 @@ async def test_after_some_failures_nobody_waits_any_more(toy_bundle: Bundle, tmp
         # Twenty waits for a frozen encoder, one after the other or in a queue, would take longer than its time limit
         # for a single one; with the circuit open at most one call tries.
         assert time.monotonic() - started < 20 * 0.3
+
+
+async def test_callers_over_http_who_hang_up_leave_their_places(toy_bundle: Bundle, tmp_path: Path) -> None:
+    patient = {"encoder_timeout_s": 60.0, "default_timeout_s": 60.0, "max_in_flight": 2}
+    async with world(toy_bundle, tmp_path, **patient) as parts:
+        parts.encoder.freeze()
+        body = json.dumps({"query_type": "sequential", "session_items": ["a", "b"]})
+        head = f"POST /v1/recommend HTTP/1.1\r\nHost: g\r\nContent-Length: {len(body)}\r\n\r\n"
+        writers = []
+        for _ in range(2):
+            _, writer = await asyncio.open_connection("127.0.0.1", int(parts.gateway.url.rsplit(":")[-1]))
+            writer.write((head + body).encode())
+            writers.append(writer)
+        similar = {"query_type": "item_to_item", "item_id": "a"}  # needs no encoder
+        cancelled = metrics.GRPC_SERVER_HANDLED.labels("json", SERVICE_NAME, "Recommend", "CANCELLED")
+        before = cancelled._value.get()
+        async with asyncio.timeout(TIMEOUT_S):
+            while (await parts.gateway.post("/v1/recommend", similar))[0] != 429:
+                pass
+            for writer in writers:
+                writer.close()
+            while (await parts.gateway.post("/v1/recommend", similar))[0] != 200:
+                pass
+        assert cancelled._value.get() == before + 2
 
 
 @pytest.mark.parametrize("frozen", ["encoder", "retriever"])

@@ -158,13 +158,44 @@ async def test_info_names_the_bundle_the_schema_and_the_limits(shop: Gateway) ->
     assert document["text_engine"] is False
 
 
-async def test_health_and_unknown_paths_are_json(shop: Gateway) -> None:
+async def test_health_is_json(shop: Gateway) -> None:
     assert (await shop.get("/healthz"))[0] == 200
     assert (await shop.get("/readyz")) == (200, {"status": "ready"})
-    status, document = await shop.get("/v1/nothing")
-    assert (status, document["error"]["code"]) == (404, "NOT_FOUND")
-    status, document = await shop.get("/v1/recommend")
-    assert (status, document["error"]["code"]) == (405, "UNIMPLEMENTED")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "reason"),
+    [
+        ("/v1/nothing", b"{}", 404, "NOT_FOUND", "UNKNOWN_PATH"),
+        ("/v1/info", b"{}", 405, "UNIMPLEMENTED", "WRONG_METHOD"),
+        ("/v1/recommend", b" " * 4 * 1024 * 1024 + b"{}", 413, "RESOURCE_EXHAUSTED", "BODY_TOO_LARGE"),
+    ],
+)
+async def test_what_reaches_no_rpc_is_refused_in_the_same_shape(
+    shop: Gateway, path: str, body: bytes, status: int, code: str, reason: str
+) -> None:
+    answered, document, headers = await shop.post(path, body, **{"X-Request-Id": "mine"})
+    assert (answered, document["error"]["code"], headers["x-request-id"]) == (status, code, "mine")
+    (info,) = document["error"]["details"]
+    assert (info["reason"], info["metadata"]) == (reason, {"request_id": "mine"})
+
+
+@pytest.mark.parametrize("given", ["", "m", "5", "500 m", "-1S", "123456789m", "١m", "1.5S", "1s"])
+async def test_a_timeout_in_another_notation_is_refused_by_name(shop: Gateway, given: str) -> None:
+    status, document, _ = await shop.post("/v1/recommend", DESIGN_BODIES[1], **{"Grpc-Timeout": given})
+    assert (status, document["error"]["code"]) == (400, "INVALID_ARGUMENT")
+    assert document["error"]["details"][1]["field_violations"][0]["field"] == "grpc-timeout"
+
+
+async def test_a_caller_may_set_a_deadline(shop: Gateway) -> None:
+    status, _, _ = await shop.post("/v1/recommend", DESIGN_BODIES[1], **{"Grpc-Timeout": "20S"})
+    assert status == 200
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(shop.url.rsplit(":")[-1]))
+    head = b"POST /v1/recommend HTTP/1.1\r\nHost: g\r\nGrpc-Timeout: 50m\r\nContent-Length: 99\r\n\r\n"
+    writer.write(head + b"{")  # and never the rest: by default it would be waited for ten seconds
+    async with asyncio.timeout(TIMEOUT_S):
+        assert (await reader.readline()).split()[1] == b"504"
+    writer.close()
 
 
 @pytest.mark.parametrize(
