@@ -3,8 +3,8 @@
     with Client("127.0.0.1:50050") as clozerec:
         answer = clozerec.recommend("sequential", session_items=["item_89", "item_300"], top_k=10)
 
-Every call has a deadline, and is sent again where it never arrived; events get their ids here, so that this does no
-harm.
+Every call has a deadline, and is sent again where it ends with UNAVAILABLE; events get their ids here, so that this
+does no harm.
 """
 
 from clozerec_client.client import AsyncClient, Client

@@ -76,13 +76,13 @@ class Client:
 
     def delete_items(self, item_ids: Sequence[str]) -> list[Outcome]:
         """Remove 1 to 1,000 items; an outcome for each."""
-        request = recommender_pb2.DeleteItemsRequest(item_ids=item_ids)
+        request = recommender_pb2.DeleteItemsRequest(item_ids=messages.listed("item_ids", item_ids))
         response = self._call(self._stub.DeleteItems, request, self._write_timeout_s)
         return [messages.outcome(each.item_id, each.status) for each in response.results]
 
     def get_items(self, item_ids: Sequence[str], metadata_fields: Sequence[str] = ()) -> list[Item]:
         """Those of the items that are known, with these columns; none named: all."""
-        request = recommender_pb2.GetItemsRequest(item_ids=item_ids, metadata_fields=metadata_fields)
+        request = messages.lookup_to_wire(item_ids, metadata_fields)
         return messages.items_from_wire(self._call(self._stub.GetItems, request, self._timeout_s))
 
     def delete_user(self, user_id: str) -> str:
@@ -217,13 +217,13 @@ class AsyncClient:
 
     async def delete_items(self, item_ids: Sequence[str]) -> list[Outcome]:
         """See `Client.delete_items`."""
-        request = recommender_pb2.DeleteItemsRequest(item_ids=item_ids)
+        request = recommender_pb2.DeleteItemsRequest(item_ids=messages.listed("item_ids", item_ids))
         response = await self._call(self._stub.DeleteItems, request, self._write_timeout_s)
         return [messages.outcome(each.item_id, each.status) for each in response.results]
 
     async def get_items(self, item_ids: Sequence[str], metadata_fields: Sequence[str] = ()) -> list[Item]:
         """See `Client.get_items`."""
-        request = recommender_pb2.GetItemsRequest(item_ids=item_ids, metadata_fields=metadata_fields)
+        request = messages.lookup_to_wire(item_ids, metadata_fields)
         return messages.items_from_wire(await self._call(self._stub.GetItems, request, self._timeout_s))
 
     async def delete_user(self, user_id: str) -> str:

@@ -38,6 +38,7 @@ class NewItem:
 
     item_id: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    """By column; a datetime with its time zone, or as RFC 3339 text."""
     text: str = ""
     """Empty: made from the metadata."""
 
@@ -115,13 +116,30 @@ class Recommendation:
 
 
 def query_to_wire(query_type: QueryType, fields: Mapping[str, Any]) -> recommender_pb2.RecommendRequest:
-    """The request for keyword arguments named as in the proto; `filters` is a dict."""
+    """The request for keyword arguments named as in the proto; `filters` is a dict, in which datetimes may stand.
+
+    Raises:
+        TypeError, ValueError: a value is none that can be sent.
+    """
     fields = dict(fields)
     filters = fields.pop("filters", None)
+    for name in ("session_items", "exclude_item_ids", "metadata_fields"):
+        listed(name, fields.get(name, ()))
     request = recommender_pb2.RecommendRequest(query_type=f"QUERY_TYPE_{query_type.upper()}", **fields)
     if filters:
-        json_format.ParseDict(dict(filters), request.filters)
+        json_format.ParseDict(_plain(filters), request.filters)
     return request
+
+
+def listed(name: str, values: Sequence[str]) -> Sequence[str]:
+    """The values, unless they are one text: that is a sequence as well, of an id for each of its characters.
+
+    Raises:
+        TypeError: they are.
+    """
+    if isinstance(values, str):
+        raise TypeError(f'{name}: expected a list of texts, such as ["{values}"], not one text')
+    return values
 
 
 def answer_from_wire(message: recommender_pb2.RecommendResponse) -> Recommendation:
@@ -174,11 +192,18 @@ def items_to_wire(items: Sequence[NewItem], update_mask: Sequence[str] | None) -
     request = recommender_pb2.UpsertItemsRequest()
     for item in items:
         message = request.items.add(item_id=item.item_id, text=item.text)
-        json_format.ParseDict(dict(item.metadata), message.metadata)
+        json_format.ParseDict(_plain(item.metadata), message.metadata)
     if update_mask is not None:
         request.update_mask.SetInParent()
-        request.update_mask.paths.extend(update_mask)
+        request.update_mask.paths.extend(listed("update_mask", update_mask))
     return request
+
+
+def lookup_to_wire(item_ids: Sequence[str], metadata_fields: Sequence[str]) -> recommender_pb2.GetItemsRequest:
+    """The request for items by their ids."""
+    return recommender_pb2.GetItemsRequest(
+        item_ids=listed("item_ids", item_ids), metadata_fields=listed("metadata_fields", metadata_fields)
+    )
 
 
 def items_from_wire(message: recommender_pb2.GetItemsResponse) -> list[Item]:
@@ -205,6 +230,25 @@ def info_from_wire(message: recommender_pb2.GetServiceInfoResponse) -> ServiceIn
 def outcome(of: str, status: status_pb2.Status, text_truncated: bool = False) -> Outcome:
     """The outcome for an id."""
     return Outcome(of, status.code, status.message, text_truncated)
+
+
+def _plain(value: Any) -> Any:
+    """Metadata or a filter as JSON has it: datetimes as texts, tuples and sets as lists.
+
+    Raises:
+        ValueError: a datetime has no time zone.
+    """
+    match value:
+        case datetime():
+            if value.tzinfo is None:
+                raise ValueError(f"{value} needs a time zone, such as timezone.utc")
+            return value.isoformat()
+        case Mapping():
+            return {name: _plain(member) for name, member in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(member) for member in value]
+        case _:
+            return value
 
 
 def _word(name: str, prefix: str) -> str:

@@ -19,7 +19,8 @@ IDLE_TIMEOUT_S = 30.0
 """For a stream, without an answer while one is due: a gateway gives each query 10 seconds by default. The stream itself
 may take as long as it likes."""
 
-# Calls that never reached a gateway are sent again, a few times and not at all when most fail.
+# Calls that end with UNAVAILABLE are sent again within half a second, a few times and not at all when most fail: with
+# several gateways the next one may be better off. Whoever wants to wait as long as a gateway asks for finds `retry_s`.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -36,7 +37,16 @@ _SERVICE_CONFIG = {
     ],
     "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.2},
 }
-OPTIONS = (("grpc.service_config", json.dumps(_SERVICE_CONFIG)), ("grpc.max_receive_message_length", 128 * 1024 * 1024))
+OPTIONS = (
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.max_receive_message_length", 128 * 1024 * 1024),
+    # A gateway that was cut off without a word is noticed while calls wait for it, and is tried again soon after; by
+    # default gRPC waits for TCP to give up, and then two minutes between two tries.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 250),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
 
 
 class ClozerecRefused(Exception):

@@ -127,6 +127,37 @@ async def test_a_time_without_a_zone_is_refused_before_it_is_sent(gateway: Gatew
             await client.record([Event("u", "c", datetime(2026, 3, 1))])
 
 
+async def test_datetimes_are_sent_in_metadata_and_filters(gateway: Gateway) -> None:
+    made = datetime(2026, 3, 1, tzinfo=UTC)
+    async with AsyncClient(gateway.target) as client:
+        await client.upsert_items([NewItem("new", {"released": made, "genres": ("home", "new")})])
+        (item,) = await client.get_items(["new"])
+        assert item.metadata["released"] == "2026-03-01T00:00:00Z"
+        assert item.metadata["genres"] == ["home", "new"]
+        found = await client.recommend(
+            "user_to_item", user_id="nobody", filters={"$and": [{"meta.released": {"$gte": made}}]}
+        )
+        assert [each.item_id for each in found.items] == ["new"]
+        with pytest.raises(ValueError, match="time zone"):
+            await client.upsert_items([NewItem("new", {"released": datetime(2026, 3, 1)})])
+
+
+async def test_one_text_in_place_of_a_list_of_ids_is_refused_before_it_is_sent(gateway: Gateway) -> None:
+    """`delete_items("172")` would delete the items 1, 7 and 2."""
+    async with AsyncClient(gateway.target) as client:
+        for call in (
+            client.delete_items("a"),
+            client.get_items("a"),
+            client.get_items(["a"], "year"),
+            client.upsert_items([NewItem("a")], "year"),
+            client.recommend("sequential", session_items="abc"),
+            client.recommend("user_to_item", user_id="u", exclude_item_ids="a"),
+        ):
+            with pytest.raises(TypeError, match="expected a list"):
+                await call
+        assert len(await client.get_items(["a"])) == 1
+
+
 async def test_many_queries_are_answered_in_their_order(gateway: Gateway) -> None:
     async def queries() -> AsyncIterator[tuple[Any, dict[str, Any]]]:
         for item_id in ("a", "nobody", "b"):
