@@ -174,6 +174,18 @@ def query(
 
 
 @app.command()
+def settings() -> None:
+    """Print every environment variable that a process reads, in Markdown.
+
+    \b
+    Example: clozerec settings | grep TIMEOUT
+    """
+    from clozerec_cli.settings_page import page
+
+    typer.echo(page(), nl=False)
+
+
+@app.command()
 def token(
     name: Annotated[str, typer.Argument(help="Who will hold it.", show_default=False)],
     role: Annotated[TokenRole, typer.Option(help="What it may do.")] = TokenRole.READ,
