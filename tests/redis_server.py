@@ -7,7 +7,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,25 @@ from redis import Redis
 PROGRAM = "redis-server"
 
 
-@dataclass(frozen=True)
 class RedisServer:
-    """A running server that listens on a Unix socket only."""
+    """A running server that listens on a Unix socket, or on a loopback port where there is one."""
 
-    process: subprocess.Popen[bytes]
-    directory: Path
+    def __init__(self, directory: Path, port: int) -> None:
+        self.directory = directory
+        self.port = port
+        self.start()
 
     @property
     def url(self) -> str:
-        return f"unix://{self.directory}/redis.sock"
+        return f"redis://127.0.0.1:{self.port}" if self.port else f"unix://{self._socket}"
+
+    def start(self) -> None:
+        """Begin, with the data that it had; returns once it answers."""
+        self._socket.unlink(missing_ok=True)
+        addresses = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", str(self._socket)]
+        files = ["--dir", str(self.directory), "--appendonly", "yes", "--save", ""]
+        self.process = subprocess.Popen([PROGRAM, *addresses, *files], stdout=subprocess.DEVNULL)
+        _wait_until_it_answers(self.process, self._socket)
 
     def freeze(self) -> None:
         """Stop answering, with the connections open."""
@@ -40,24 +48,28 @@ class RedisServer:
         self.process.kill()
         self.process.wait()
 
+    @property
+    def _socket(self) -> Path:
+        return self.directory / "redis.sock"
+
 
 @contextmanager
-def redis_server(directory: Path) -> Iterator[RedisServer]:
-    """A server whose files lie in `directory`; one that starts there again finds its data."""
+def redis_server(directory: Path, port: int = 0) -> Iterator[RedisServer]:
+    """A server whose files lie in `directory`; one that starts there again finds its data.
+
+    Args:
+        directory: made where it is missing.
+        port: of loopback; 0: a Unix socket alone.
+    """
     if shutil.which(PROGRAM) is None:
         pytest.skip(f"{PROGRAM} is not installed (Debian: apt-get install redis-server)")
     directory.mkdir(parents=True, exist_ok=True)
-    socket = directory / "redis.sock"
-    socket.unlink(missing_ok=True)
-    options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(directory), "--appendonly", "yes", "--save", ""]
-    process = subprocess.Popen([PROGRAM, *options], stdout=subprocess.DEVNULL)
+    server = RedisServer(directory, port)
     try:
-        _wait_until_it_answers(process, socket)
-        yield RedisServer(process, directory)
+        yield server
     finally:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.wait()
+        server.thaw()
+        server.kill()
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], socket: Path) -> None:

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from redis_server import PROGRAM as REDIS
+
 from faults import rows_bundles, rows_durability, rows_identity, rows_load, rows_processes  # noqa: F401  # enter rows
 from faults.asking import Outcome
 from faults.endurance import overhead, soak
@@ -151,12 +153,12 @@ class Runner:
 
 def _missing(row: Row) -> str | None:
     """Why a row cannot be tried here."""
+    if row.arrangement is not None and row.arrangement.has_redis and not shutil.which(REDIS):
+        return f"needs {REDIS}"
     if row.tool is None:
         return None
     if row.tool == MEMORY_GROUP:
         return None if os.geteuid() == 0 and memory_groups() is not None else "needs root and memory cgroups"
-    if row.tool == "redis-server":
-        return None if shutil.which(row.tool) else "needs redis-server"
     return None if os.geteuid() == 0 and shutil.which(row.tool) else f"needs root and {row.tool}"
 
 

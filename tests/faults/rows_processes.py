@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from redis_server import RedisServer
 
 from clozerec.v1 import recommender_pb2
 from faults.asking import Asker, Outcome
@@ -30,7 +32,6 @@ async def kill_an_encoder(stack: Stack) -> Outcome:
     "SIGKILL one of two retrievers",
     "0 client errors: calls go to the other; it restarts clean",
     on=TWO_RETRIEVERS,
-    tool="redis-server",
 )
 async def kill_a_retriever(stack: Stack) -> Outcome:
     return await _killed(stack, stack.retrievers[0])
@@ -59,7 +60,6 @@ async def rolling_restart(stack: Stack) -> Outcome:
     "rolling SIGTERM of two retrievers, whose addresses stay known",
     "0 errors, 0 fallbacks",
     on=TWO_RETRIEVERS,
-    tool="redis-server",
 )
 async def rolling_retrievers(stack: Stack) -> Outcome:
     return await _rolled(stack, stack.retrievers)
@@ -81,12 +81,21 @@ async def _rolled(stack: Stack, processes: Sequence[ServiceProcess]) -> Outcome:
     return outcome
 
 
+@row("SIGKILL the only encoder", "an answer or a flagged fallback inside the deadline; recovers alone")
+async def kill_the_encoder(stack: Stack) -> Outcome:
+    return await _gone_for_a_while(stack, stack.encoders[0])
+
+
 @row("SIGKILL the only retriever", "an answer or a flagged fallback inside the deadline; recovers alone")
 async def kill_the_retriever(stack: Stack) -> Outcome:
+    return await _gone_for_a_while(stack, stack.retriever)
+
+
+async def _gone_for_a_while(stack: Stack, victim: ServiceProcess) -> Outcome:
     outcome = Outcome()
-    await stack.retriever.kill()
+    await victim.kill()
     await stack.asker.at_rate(stack.rate_per_s, 1, outcome)
-    await stack.retriever.start()
+    await victim.start()
     await stack.asker.until_right(RECOVERY_S, outcome)
     check(outcome)
     return outcome
@@ -110,11 +119,11 @@ async def freeze_one_encoder(stack: Stack) -> Outcome:
     return outcome
 
 
-async def _frozen(stack: Stack, frozen: ServiceProcess) -> Outcome:
+async def _stopped(stack: Stack, victim: ServiceProcess) -> Outcome:
     outcome = Outcome()
-    frozen.send(signal.SIGSTOP)
+    victim.send(signal.SIGSTOP)
     await stack.asker.at_rate(stack.rate_per_s, FROZEN_S, outcome)
-    frozen.send(signal.SIGCONT)
+    victim.send(signal.SIGCONT)
     await stack.asker.until_right(RECOVERY_S, outcome)
     check(outcome)
     return outcome
@@ -122,22 +131,64 @@ async def _frozen(stack: Stack, frozen: ServiceProcess) -> Outcome:
 
 @row("SIGSTOP the encoder", "a flagged fallback within the deadline; recovers alone")
 async def freeze_the_encoder(stack: Stack) -> Outcome:
-    return await _frozen(stack, stack.encoders[0])
+    return await _stopped(stack, stack.encoders[0])
 
 
 @row("SIGSTOP the retriever", "a flagged fallback within the deadline; recovers alone")
 async def freeze_the_retriever(stack: Stack) -> Outcome:
-    return await _frozen(stack, stack.retriever)
+    return await _stopped(stack, stack.retriever)
 
 
 @row(
     "SIGSTOP Redis, which holds the histories",
     "DEGRADED or popularity within the deadline; recovers alone",
     on=WITH_REDIS,
-    tool="redis-server",
 )
 async def freeze_redis(stack: Stack) -> Outcome:
-    """Asked for people whose history it holds: each has one event, so the answer follows from it."""
+    return await _without_histories(stack, frozen)
+
+
+@row(
+    "SIGKILL Redis, which holds the histories",
+    "DEGRADED or popularity within the deadline; recovers alone, with every event",
+    on=WITH_REDIS,
+)
+async def kill_redis(stack: Stack) -> Outcome:
+    return await _without_histories(stack, killed)
+
+
+@row(
+    "silent partition of Redis, which holds the histories (nft drop)",
+    "DEGRADED or popularity within the deadline; recovers alone",
+    on=WITH_REDIS,
+    tool="nft",
+)
+async def partition_redis(stack: Stack) -> Outcome:
+    return await _without_histories(stack, lambda redis: dropped(redis.port))
+
+
+@contextmanager
+def frozen(redis: RedisServer) -> Iterator[None]:
+    """It does not answer meanwhile."""
+    redis.freeze()
+    try:
+        yield
+    finally:
+        redis.thaw()
+
+
+@contextmanager
+def killed(redis: RedisServer) -> Iterator[None]:
+    """It is not there meanwhile."""
+    redis.kill()
+    try:
+        yield
+    finally:
+        redis.start()
+
+
+async def _without_histories(stack: Stack, lost: Callable[[RedisServer], AbstractContextManager[None]]) -> Outcome:
+    """Asked for people whose history Redis holds: each has one event, so the answer follows from it."""
     assert stack.redis is not None
     questions = [
         recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_USER_TO_ITEM", user_id=f"person-{number}", top_k=3)
@@ -149,12 +200,10 @@ async def freeze_redis(stack: Stack) -> Outcome:
         await asker.record([(question.user_id, item_ids[i]) for i, question in enumerate(questions)])
         await asker.learn()
         outcome = Outcome()
-        stack.redis.freeze()
-        await asker.at_rate(stack.rate_per_s, FROZEN_S, outcome)
-        stack.redis.thaw()
+        with lost(stack.redis):
+            await asker.at_rate(stack.rate_per_s, FROZEN_S, outcome)
         await asker.until_right(RECOVERY_S, outcome)
     finally:
-        stack.redis.thaw()
         await asker.close()
     check(outcome)
     assert outcome.fallback, "nobody missed it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ async def stack(arrangement: Arrangement, place: Place, **variables: str) -> Asy
         identities = Identities(place.scratch / "identities") if arrangement.has_tls else None
         if identities is not None:
             variables |= identities.variables()
-        redis = running.enter_context(redis_server(place.scratch / "redis")) if arrangement.has_redis else None
+        redis = (
+            running.enter_context(redis_server(place.scratch / "redis", free_port())) if arrangement.has_redis else None
+        )
         if redis is not None:
             variables["CLOZEREC_REDIS_URL"] = redis.url
 
@@ -106,6 +109,14 @@ async def stack(arrangement: Arrangement, place: Place, **variables: str) -> Asy
         await asker.learn()
         rate_per_s = min(RATE_PER_S, SHARE_OF_CAPACITY * await asker.closed_loop(Outcome(), CAPACITY_S, CAPACITY_CALLS))
         yield Stack(place, encoders, retrievers, gateway, asker, bundle, rate_per_s, redis, identities)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on: Redis cannot be told to choose one."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port: int = nobody.getsockname()[1]
+        return port
 
 
 def _addresses(processes: Sequence[ServiceProcess]) -> str:
