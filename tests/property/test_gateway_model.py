@@ -25,11 +25,10 @@ from google.protobuf import json_format
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from integration.conftest import TIMEOUT_S, running
 
 from clozerec.v1 import encoder_pb2, recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from clozerec_cli.serving import all_in_one
-from clozerec_cli.settings import AllSettings
 from clozerec_core.bundle import Bundle
 from clozerec_core.filters import parse_filter
 from clozerec_core.history_file import HistoryFile
@@ -264,22 +263,23 @@ class Gateway(RuleBasedStateMachine):
 
     engines: Engines
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(arrangement=st.sampled_from(["all in one", "one process each"]))
+    def start(self, arrangement: str) -> None:
         self.loop = asyncio.new_event_loop()
         self.stack = AsyncExitStack()
         self.directory = tempfile.TemporaryDirectory()
         self.model = Model(self.engines)
         self.num_events = 0
-        self.loop.run_until_complete(self._serve())
+        self.loop.run_until_complete(self._serve(arrangement))
 
-    async def _serve(self) -> None:
-        bundle = self.engines.bundle
-        settings = AllSettings(
-            bundle=bundle.path, grpc_port=0, http_port=0, grace_s=0, state_dir=Path(self.directory.name), metrics=False
+    async def _serve(self, arrangement: str) -> None:
+        # A machine that is slow for a second is no difference of meaning.
+        patient = {"encoder_timeout_s": TIMEOUT_S, "retriever_timeout_s": TIMEOUT_S, "history_timeout_s": TIMEOUT_S}
+        serving = running(
+            self.engines.bundle, arrangement, state_dir=Path(self.directory.name), grace_s=0, metrics=False, **patient
         )
-        ports = await self.stack.enter_async_context(all_in_one(bundle, settings))
-        channel = await self.stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}"))
+        gateway = await self.stack.enter_async_context(serving)
+        channel = await self.stack.enter_async_context(grpc.aio.insecure_channel(gateway.target))
         self.stub = RecommenderServiceStub(channel)
 
     def teardown(self) -> None:
