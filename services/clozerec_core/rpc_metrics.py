@@ -104,8 +104,9 @@ def _code_of(context: Any, error: BaseException | None) -> str:
     """Read from the context, or from how the call broke off."""
     if error is None or isinstance(error, grpc.aio.AbortError):
         return _CODE_NAMES[context.code()]
-    # The generator of a stream is closed where its caller went while an answer was on its way.
-    return "CANCELLED" if isinstance(error, asyncio.CancelledError | GeneratorExit) else "UNKNOWN"
+    # The generator of a stream is closed, and a status cannot be sent, where the caller went meanwhile.
+    gone = (asyncio.CancelledError, GeneratorExit, grpc.aio.InternalError)
+    return "CANCELLED" if isinstance(error, gone) else "UNKNOWN"
 
 
 def _coroutine(

@@ -190,9 +190,8 @@ class Pipeline:
         """The history, followed by the item at hand; its text stands in for an unknown id."""
         if query.item_id and not self._kept.is_deleted(query.item_id):
             if history.unresolved and not self._kept.is_bundled(query.item_id):
-                item = replace(
-                    NOTHING, unresolved=True
-                )  # the retriever has just not answered: who asks twice waits twice
+                # The retriever has just not answered: who asks twice waits twice.
+                item = replace(NOTHING, unknown_item_ids=(query.item_id,), unresolved=True)
             else:
                 item = await self._reader.read([query.item_id], None)
             if item.unresolved and not query.item_text:

@@ -120,7 +120,8 @@ class RecommenderServiceServicer:
         """Adds day-zero items or changes known ones; durable when answered, and recommended from the next request on. A known
         item keeps its behaviour part. Each item has a status of its own. INVALID_ARGUMENT: no item or over 1,000, an unknown
         column in `update_mask`. An item's own status may be INVALID_ARGUMENT, NOT_FOUND (`update_mask` for an unknown item),
-        FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE or DEADLINE_EXCEEDED: send it again.
+        FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE, DEADLINE_EXCEEDED or RESOURCE_EXHAUSTED:
+        send it again. So look at each of them, also where the call is OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

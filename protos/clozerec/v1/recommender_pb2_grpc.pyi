@@ -58,7 +58,8 @@ class RecommenderServiceStub:
     """Adds day-zero items or changes known ones; durable when answered, and recommended from the next request on. A known
     item keeps its behaviour part. Each item has a status of its own. INVALID_ARGUMENT: no item or over 1,000, an unknown
     column in `update_mask`. An item's own status may be INVALID_ARGUMENT, NOT_FOUND (`update_mask` for an unknown item),
-    FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE or DEADLINE_EXCEEDED: send it again.
+    FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE, DEADLINE_EXCEEDED or RESOURCE_EXHAUSTED:
+    send it again. So look at each of them, also where the call is OK.
     """
     DeleteItems: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.DeleteItemsRequest, _recommender_pb2.DeleteItemsResponse]
     """Removes items from every answer, also of later bundles, until they are added again; deleting an unknown id is OK. In
@@ -103,7 +104,8 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     """Adds day-zero items or changes known ones; durable when answered, and recommended from the next request on. A known
     item keeps its behaviour part. Each item has a status of its own. INVALID_ARGUMENT: no item or over 1,000, an unknown
     column in `update_mask`. An item's own status may be INVALID_ARGUMENT, NOT_FOUND (`update_mask` for an unknown item),
-    FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE or DEADLINE_EXCEEDED: send it again.
+    FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE, DEADLINE_EXCEEDED or RESOURCE_EXHAUSTED:
+    send it again. So look at each of them, also where the call is OK.
     """
     DeleteItems: _aio.UnaryUnaryMultiCallable[_recommender_pb2.DeleteItemsRequest, _recommender_pb2.DeleteItemsResponse]  # type: ignore[assignment]
     """Removes items from every answer, also of later bundles, until they are added again; deleting an unknown id is OK. In
@@ -169,7 +171,8 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds day-zero items or changes known ones; durable when answered, and recommended from the next request on. A known
         item keeps its behaviour part. Each item has a status of its own. INVALID_ARGUMENT: no item or over 1,000, an unknown
         column in `update_mask`. An item's own status may be INVALID_ARGUMENT, NOT_FOUND (`update_mask` for an unknown item),
-        FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE or DEADLINE_EXCEEDED: send it again.
+        FAILED_PRECONDITION (`text` for a bundle without a text engine), UNAVAILABLE, DEADLINE_EXCEEDED or RESOURCE_EXHAUSTED:
+        send it again. So look at each of them, also where the call is OK.
         """
 
     @_abc_1.abstractmethod
