@@ -22,6 +22,7 @@ PARTS = 6
 LIVE_EVENTS = 10
 """Kept of a person, few, so that what grows with use stops growing while the soak warms up."""
 NUM_PEOPLE, NUM_NEW_ITEMS = 40, 100
+HTTP_CONNECTIONS = 2
 WRITES, ITEMS, JSON = 0.06, 0.02, 0.04
 """Shares of the calls that are events, upserts, and queries over HTTP; the others are queries over gRPC."""
 
@@ -95,7 +96,10 @@ class Mixed:
         self._outcome = Outcome()
 
     async def __aenter__(self) -> Mixed:
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE_S))
+        # More connections than calls need would come and go with the noise of the machine, and be counted as kept.
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(DEADLINE_S), connector=aiohttp.TCPConnector(limit=HTTP_CONNECTIONS)
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
