@@ -1,7 +1,8 @@
 """A client that asks at a fixed rate, or as fast as it is answered, and judges every answer.
 
 Answers are compared with those that the healthy stack gave to the same questions: an answer is right, flagged as a
-fallback, or wrong. Right is what the bundle says that the answer names, so an answer that mixes two bundles is wrong.
+fallback, or wrong. Right is what the bundle says that the answer names, so an answer that mixes two bundles is wrong;
+and so is a fallback that is neither what is popular nor what is similar to the last item of the session.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import numpy as np
 
 from clozerec.v1 import recommender_pb2
 from clozerec.v1.recommender_pb2_grpc import RecommenderServiceStub
+
+Ids = tuple[str, ...]
+"""Of an answer, best first."""
 
 Caller = tuple[grpc.ChannelCredentials, str]
 """TLS credentials and token."""
@@ -96,7 +100,8 @@ class Asker:
             self._metadata = (("authorization", f"Bearer {caller[1]}"),)
         self._stub = RecommenderServiceStub(self._channel)
         self._questions = questions
-        self._right: dict[str, list[tuple[str, ...]]] = {}
+        self._right: dict[str, list[Ids]] = {}
+        self._stand_ins: dict[str, list[set[Ids]]] = {}
         self.under_way = 0
 
     async def close(self) -> None:
@@ -108,18 +113,30 @@ class Asker:
         return tuple(self._right)
 
     async def learn(self) -> str:
-        """Take the present answers as right for the bundle that gives them; its id."""
+        """Take the present answers as right for the bundle that gives them, and what may stand in for them; its id."""
         answers = [
             await self._stub.Recommend(question, timeout=10, metadata=self._metadata) for question in self._questions
         ]
         (bundle_id,) = {answer.bundle_id for answer in answers}
         assert all(answer.items and answer.fallback == FALLBACK_NONE for answer in answers)
         self._right[bundle_id] = [_ids(answer) for answer in answers]
+        self._stand_ins[bundle_id] = [await self._stand_ins_of(question) for question in self._questions]
         return bundle_id
+
+    async def _stand_ins_of(self, question: recommender_pb2.RecommendRequest) -> set[Ids]:
+        """What the contract allows where a part is gone, asked of the healthy stack in as many words."""
+        session = list(question.session_items)
+        named = {"top_k": question.top_k, "exclude_item_ids": session}
+        queries = [recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_USER_TO_ITEM", user_id="nobody", **named)]
+        if session:
+            queries.append(
+                recommender_pb2.RecommendRequest(query_type="QUERY_TYPE_ITEM_TO_ITEM", item_id=session[-1], **named)
+            )
+        return {_ids(await self._stub.Recommend(each, timeout=10, metadata=self._metadata)) for each in queries}
 
     def knows_what(self, other: Asker) -> None:
         """Take over what another one has learned."""
-        self._right = other._right
+        self._right, self._stand_ins = other._right, other._stand_ins
 
     async def record(self, events: Sequence[tuple[str, str]]) -> None:
         """Let the gateway know that these users took these items just now."""
@@ -150,16 +167,19 @@ class Asker:
         return is_right
 
     def _judge(self, index: int, answer: recommender_pb2.RecommendResponse, outcome: Outcome) -> bool:
-        if answer.fallback != FALLBACK_NONE:
-            outcome.fallback += 1
+        is_fallback = answer.fallback != FALLBACK_NONE
+        expected: set[Ids] = set()
+        if answer.bundle_id in self._right:
+            right, stand_ins = self._right[answer.bundle_id][index], self._stand_ins[answer.bundle_id][index]
+            expected = stand_ins if is_fallback else {right}
+        if _ids(answer) not in expected:
+            outcome.wrong += 1
+            flag = recommender_pb2.Fallback.Name(answer.fallback)
+            outcome.wrong_examples.append(f"{_ids(answer)} of {answer.bundle_id} ({flag}) instead of {expected}")
             return False
-        right = self._right[answer.bundle_id][index] if answer.bundle_id in self._right else None
-        if _ids(answer) == right:
-            outcome.right += 1
-            return True
-        outcome.wrong += 1
-        outcome.wrong_examples.append(f"{_ids(answer)} of {answer.bundle_id} instead of {right}")
-        return False
+        outcome.fallback += is_fallback
+        outcome.right += not is_fallback
+        return not is_fallback
 
     async def at_rate(self, per_s: float, duration_s: float, outcome: Outcome, bound: int | None = None) -> None:
         """Open loop: calls begin on time, whatever became of those before.
@@ -222,7 +242,7 @@ class Asker:
         return (outcome.right - before) / duration_s
 
 
-def _ids(answer: recommender_pb2.RecommendResponse) -> tuple[str, ...]:
+def _ids(answer: recommender_pb2.RecommendResponse) -> Ids:
     return tuple(item.item_id for item in answer.items)
 
 
