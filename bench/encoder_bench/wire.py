@@ -88,18 +88,23 @@ async def _texts(scratch: Path) -> None:
     words = TEXT.split()
     with encoder(made) as port:
         async with calling(port, ENCODE_TEXTS) as call:
-            served, raw = [], []
-            for _ in range(40):
-                shuffled = " ".join(RANDOM.permutation(words))  # a new text of the same length
-                began = time.perf_counter()
-                await call(texts_request(shuffled))
-                served.append(time.perf_counter() - began)
-                began = time.perf_counter()
-                session.run(None, feeds)
-                raw.append(time.perf_counter() - began)
+            answer_len = len(await call(texts_request(TEXT)))
+            with echo(answer_len) as echo_port:
+                async with calling(echo_port, ECHO) as echoing:
+                    served, raw, empty = [], [], []
+                    for _ in range(40):
+                        shuffled = " ".join(RANDOM.permutation(words))  # a new text of the same length
+                        served.append(await timed(call, texts_request(shuffled)))
+                        began = time.perf_counter()
+                        session.run(None, feeds)
+                        raw.append(time.perf_counter() - began)
+                        empty.append(await timed(echoing, texts_request(TEXT)))
             figure, reference = statistics.median(served), statistics.median(raw)
             what = f"a new text of {ids.shape[1]} word pieces, p50"
             say(what, f"{figure * 1e3:.2f} ms", figure / reference, "the raw ONNX run", "at most 1.1")
+            # A run reads 90 MB of weights, which leave nothing else in the caches: an echo is slower after it.
+            floor = reference + statistics.median(empty)
+            say("the same", f"{figure * 1e3:.2f} ms", figure / floor, "the raw ONNX run and an echo after it", "")
             got = await beside_echo(call, texts_request(TEXT), 500)
             say("a text that came before, p50", f"{got['ours']:.0f} us", got["ours"] / got["echo"], "echo", "under 2")
 
@@ -132,11 +137,15 @@ async def beside_echo(ours: Call, request: bytes, num_calls: int) -> dict[str, f
             times: dict[str, list[float]] = {"ours": [], "echo": []}
             for _ in range(num_calls // 50):
                 for name, call in (("ours", ours), ("echo", echoing)):
-                    for _ in range(50):
-                        began = time.perf_counter()
-                        await call(request)
-                        times[name].append(time.perf_counter() - began)
+                    times[name] += [await timed(call, request) for _ in range(50)]
             return {name: statistics.median(each) * 1e6 for name, each in times.items()}
+
+
+async def timed(call: Call, request: bytes) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    await call(request)
+    return time.perf_counter() - began
 
 
 async def crowd(requests: Sequence[bytes], **ports: int) -> dict[str, float]:
