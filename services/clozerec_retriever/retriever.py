@@ -199,7 +199,8 @@ class Retriever:
         exact = selection.exact or selection.after is not None
         dropped: Sequence[int] = ()
         if self._drops_at_once(view):
-            dropped, excluded = excluded, []
+            # Items that were added without a vector are in no index.
+            dropped, excluded = [row for row in excluded if row < len(self._index)], []
         depth = top_k + len(excluded)
         while True:
             proposal = self._index.best(intent_D, depth, passing, exact, dropped)

@@ -54,6 +54,18 @@ async def test_a_new_item_is_found_by_every_way_to_look(bundle: Bundle, tmp_path
         assert (info.num_items, info.num_day_zero_items, list(info.loaded_bundle_ids)) == (4, 1, ["tiny"])
 
 
+async def test_an_added_item_that_no_vector_is_known_of_may_be_excluded(bundle: Bundle, tmp_path: Path) -> None:
+    """A session may hold one: it is in no index to be left out of."""
+    async with running(bundle, tmp_path) as caller:
+        assert await caller.upsert({"item_id": "bare", "metadata": {"title": "Bare"}}) == [0]
+        similar = retriever_pb2.SearchRequest(item_id="cube", top_k=2, exclude_item_ids=["bare"])
+        found = await caller.stub.Search(similar, timeout=5)
+        assert [each.item_id for each in found.candidates] == ["brazil", "alien"]
+        popular = retriever_pb2.ListPopularRequest(top_k=5, exclude_item_ids=["bare", "cube"])
+        found = await caller.stub.ListPopular(popular, timeout=5)
+        assert [each.item_id for each in found.candidates] == ["brazil", "alien"]
+
+
 async def test_the_same_upsert_twice_leaves_the_same_state(bundle: Bundle, tmp_path: Path) -> None:
     async with running(bundle, tmp_path) as caller:
         await caller.upsert(DUNE)
