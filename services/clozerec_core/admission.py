@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import Message
 
 from clozerec_core import metrics
+from clozerec_core.aborting import abort
 from clozerec_core.errors import Overloaded
 from clozerec_core.rpc_errors import status_trailers, to_status
 from clozerec_core.telemetry import CALLS_SHED, get_logger
@@ -98,10 +99,9 @@ class Admission:
             log.warning(CALLS_SHED, calls=self._num_shed, in_flight=self.in_flight)
             self._num_shed, self._log_after = 0, now + LOG_EVERY_S
 
-    async def refuse(self, context: Any) -> Message:
+    async def refuse(self, context: Any) -> NoReturn:
         """End a call."""
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self.message, trailing_metadata=self.trailers)
-        raise AssertionError("abort raises")
+        await abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, self.message, self.trailers)
 
     def refusal(self) -> Any:
         """A handler that refuses: a streaming one, which may end a call of any kind without reading its message."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from clozerec_core.aborting import abort
 from clozerec_core.access import Gate, Identity, audit
 from clozerec_core.begun import Begun
 from clozerec_core.errors import BadRequest, ClozerecError, DeadlineExceeded
@@ -163,8 +164,8 @@ async def _abort(context: Any, error: Exception, method: str, caller: Identity |
     status = to_status(error, request_id)
     log_failure(error, status.code, method)
     audit(method, caller, STATUS_CODES[status.code].name)
-    trailers = (*status_trailers(status), (REQUEST_ID_KEY, request_id))
-    await context.abort(STATUS_CODES[status.code], status.message, trailing_metadata=trailers)
+    trailers: list[tuple[str, str | bytes]] = [*status_trailers(status), (REQUEST_ID_KEY, request_id)]
+    await abort(context, STATUS_CODES[status.code], status.message, trailers)
 
 
 async def in_time(work: Coroutine[Any, Any, T], timeout_s: float) -> T:

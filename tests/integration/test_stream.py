@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -117,6 +118,26 @@ async def test_bytes_that_are_no_request_end_the_stream_after_what_came_before(g
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await call.read()
     assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_streams_that_end_with_a_refusal_leave_little_to_the_garbage_collector(toy_bundle: Bundle) -> None:
+    """The error that ends a call holds, through its traceback, the call, which holds the error."""
+    async with running(toy_bundle, "all in one") as gateway, grpc.aio.insecure_channel(gateway.target) as channel:
+        stream = channel.stream_stream("/clozerec.v1.RecommenderService/RecommendStream")
+        left = []
+        for number in (5, 20):
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(number):
+                    call = stream(iter([request("a").SerializeToString(), b"\xff\xff"]), timeout=TIMEOUT_S)
+                    with suppress(grpc.aio.AioRpcError):
+                        assert [answer async for answer in call] == []
+                    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+                left.append(gc.collect() / number)
+            finally:
+                gc.enable()
+    assert left[-1] < 10  # gRPC's own circles
 
 
 async def test_no_more_is_read_than_is_worked_on() -> None:
