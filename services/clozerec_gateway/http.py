@@ -188,7 +188,8 @@ class HttpFront:
             async def arrived() -> Message:
                 self._num_arriving += 1
                 try:
-                    message = await self._read(http_request, route)
+                    # Whatever deadline the caller sets: an hour of sending would keep others out for as long.
+                    message = await in_time(self._read(http_request, route), self._settings.default_timeout_s)
                 finally:
                     self._num_arriving -= 1
                 if not self._admission.enter(current_request().remaining_s() or 0.0):

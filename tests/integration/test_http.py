@@ -279,6 +279,15 @@ async def test_a_request_id_is_taken_over_or_made(shop: Gateway) -> None:
     assert headers["x-request-id"] not in ("", "not usable!")
 
 
+async def test_a_long_deadline_gives_no_longer_to_send_a_body(shop_bundle: Bundle) -> None:
+    async with running(shop_bundle, "all in one", default_timeout_s=0.1) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rsplit(":")[-1]))
+        writer.write(b"POST /v1/recommend HTTP/1.1\r\nHost: g\r\nGrpc-Timeout: 1H\r\nContent-Length: 99\r\n\r\n{")
+        async with asyncio.timeout(TIMEOUT_S):
+            assert (await reader.readline()).split()[1] == b"504"
+        writer.close()
+
+
 async def test_openapi_describes_every_path_and_field_with_the_words_of_the_protos(shop: Gateway) -> None:
     status, document = await shop.get("/openapi.json")
     assert (status, document["openapi"]) == (200, "3.1.0")
