@@ -75,12 +75,13 @@ class LoadedBundles:
     @contextmanager
     def using(self, *pipelines: Pipeline) -> Iterator[None]:
         """These stay open meanwhile, released or not."""
-        self._num_users.update(pipelines)
+        for pipeline in pipelines:
+            self._num_users[pipeline] += 1
         try:
             yield
         finally:
-            self._num_users.subtract(pipelines)
             for pipeline in pipelines:
+                self._num_users[pipeline] -= 1
                 self._close_unused(pipeline)
 
     def load(self, bundle: Bundle) -> None:
